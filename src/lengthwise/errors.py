@@ -1,0 +1,54 @@
+"""Errors a user can cause or meet, each with the same four parts.
+
+A message says what was expected, what came, where, and what to do next. The command line prints it without a
+traceback and leaves with `exit_code`.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class LengthwiseError(Exception):
+    """Base of all deliberate errors.
+
+    Args:
+        expected: what would have been right, e.g. ``"a length above the training context 64"``.
+        got: what came instead, with the offending value.
+        where: name, shape, file or key that was read.
+        fix: what to do next, as an instruction.
+    """
+
+    exit_code: int = 1
+
+    def __init__(self, *, expected: str, got: str, where: str, fix: str) -> None:
+        self.expected, self.got, self.where, self.fix = expected, got, where, fix
+        super().__init__(f"expected {expected}; got {got}; in {where}; {fix}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default pickling, which worker processes need.
+        return _rebuild, (type(self), self.expected, self.got, self.where, self.fix)
+
+
+def _rebuild(kind: type[LengthwiseError], expected: str, got: str, where: str, fix: str) -> LengthwiseError:
+    return kind(expected=expected, got=got, where=where, fix=fix)
+
+
+class InputError(LengthwiseError, ValueError):
+    """Wrong usage or wrong input; nothing was computed. Exit code 2."""
+
+    exit_code = 2
+
+
+class RunFailure(LengthwiseError, RuntimeError):
+    """A run that began well and cannot go on; what was finished is on disk. Exit code 1."""
+
+    exit_code = 1
+
+
+def near_matches(name: str, known: Iterable[str]) -> str:
+    """Help for a misspelled name: the closest known names, or all of them where none is close."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
+    return "known: " + ", ".join(names) if names else "none is known"

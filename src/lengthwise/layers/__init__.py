@@ -1,0 +1,1 @@
+"""Mixers, one a file, and the norms they share."""

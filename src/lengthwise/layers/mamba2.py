@@ -1,0 +1,132 @@
+"""The Mamba-2 mixer (Dao & Gu 2024, arXiv 2405.21060), with its state as an argument and a result."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from lengthwise.layers.norms import GatedRMSNorm
+from lengthwise.models.config import Mamba2Config
+from lengthwise.ops.conv import causal_conv
+from lengthwise.ops.ssd import ssd
+from lengthwise.shapes import Float, Int, Tensor
+from lengthwise.state import MixerState, tensor_field
+
+
+@dataclass(frozen=True)
+class Mamba2State(MixerState):
+    """State of one Mamba-2 layer."""
+
+    ssm: Tensor = tensor_field("recurrent")
+    """[B, H, P, N], float32 (float64 for a float64 model)."""
+    conv: Tensor = tensor_field("short")
+    """[B, W-1, C]: the last inputs of the convolution, C = H P + 2 G N channels, in the order x, B, C."""
+
+
+class Mamba2(nn.Module):
+    """``out_proj(norm(ssd(silu(conv(x, B, C)), dt) * silu(z)))`` with x, B, C, z, dt projected from the input.
+
+    Args:
+        d_model: width D of input and output.
+        config: sizes and initialisation.
+        norm_eps: eps of the gated norm.
+    """
+
+    def __init__(self, d_model: int, config: Mamba2Config, norm_eps: float = 1e-5) -> None:
+        super().__init__()
+        self.config = config
+        self.d_inner = config.expand * d_model
+        self.num_heads = self.d_inner // config.headdim
+        self.conv_width = self.d_inner + 2 * config.ngroups * config.d_state
+        self.in_proj = nn.Linear(d_model, self.d_inner + self.conv_width + self.num_heads, bias=config.bias)
+        self.conv1d = nn.Conv1d(
+            self.conv_width, self.conv_width, config.d_conv, groups=self.conv_width, bias=config.conv_bias
+        )
+        self.dt_bias = nn.Parameter(torch.empty(self.num_heads))
+        self.A_log = nn.Parameter(torch.empty(self.num_heads))
+        self.D = nn.Parameter(torch.ones(self.num_heads))
+        self.norm = GatedRMSNorm(self.d_inner, config.ngroups, norm_eps)
+        self.out_proj = nn.Linear(self.d_inner, d_model, bias=config.bias)
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator, num_layers: int) -> None:
+        """The official initialisation: uniform projections, `out_proj` divided by sqrt(L), A and dt by their ranges."""
+        for linear in (self.in_proj, self.out_proj):
+            bound = 1 / math.sqrt(linear.in_features)
+            linear.weight.uniform_(-bound, bound, generator=generator)
+            if linear.bias is not None:
+                linear.bias.zero_()
+        self.out_proj.weight /= math.sqrt(num_layers)
+        bound = 1 / math.sqrt(self.config.d_conv)
+        self.conv1d.weight.uniform_(-bound, bound, generator=generator)
+        if self.conv1d.bias is not None:
+            self.conv1d.bias.uniform_(-bound, bound, generator=generator)
+        self.A_log.uniform_(*self.config.A_init_range, generator=generator).log_()
+        low, high = math.log(self.config.dt_min), math.log(self.config.dt_max)
+        dt = torch.empty_like(self.dt_bias).uniform_(low, high, generator=generator).exp_()
+        dt.clamp_(min=self.config.dt_init_floor)
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.D.fill_(1.0)
+        self.norm.weight.fill_(1.0)
+
+    def init_state(self, batch: int) -> Mamba2State:
+        """The zero state of `batch` rows."""
+        weight = self.in_proj.weight
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        config = self.config
+        return Mamba2State(
+            ssm=weight.new_zeros(batch, self.num_heads, config.headdim, config.d_state, dtype=exact),
+            conv=weight.new_zeros(batch, config.d_conv - 1, self.conv_width),
+        )
+
+    def forward(
+        self,
+        u: Float[Tensor, "B T D"],
+        state: Mamba2State | None = None,
+        lengths: Int[Tensor, " B"] | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], Mamba2State]:
+        """Mix over time.
+
+        Args:
+            u: inputs.
+            state: state before the first token; None for zeros (which also saves the work of carrying it in).
+            lengths: number of real tokens of each row, padding on the right; None for all T.
+
+        Returns:
+            Outputs, and the state after the last real token of each row.
+        """
+        config = self.config
+        projected = self.in_proj(u)
+        z, xBC, dt = projected.split([self.d_inner, self.conv_width, self.num_heads], dim=-1)
+        xBC, conv_state = causal_conv(
+            xBC,
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            None if state is None else state.conv,
+            lengths=lengths,
+        )
+        xBC = F.silu(xBC)
+        bc_width = config.ngroups * config.d_state
+        x, B, C = xBC.split([self.d_inner, bc_width, bc_width], dim=-1)
+        exact = torch.promote_types(dt.dtype, torch.float32)
+        dt = F.softplus(dt.to(exact) + self.dt_bias.to(exact))
+        if config.dt_limit != (0.0, math.inf):
+            dt = dt.clamp(*config.dt_limit)
+        y, ssm_state = ssd(
+            rearrange(x, "b t (h p) -> b t h p", p=config.headdim),
+            dt,
+            -torch.exp(self.A_log.to(exact)),
+            rearrange(B, "b t (g n) -> b t g n", g=config.ngroups),
+            rearrange(C, "b t (g n) -> b t g n", g=config.ngroups),
+            self.D,
+            None if state is None else state.ssm,
+            lengths=lengths,
+            chunk_size=config.chunk_size,
+        )
+        y = self.norm(rearrange(y, "b t h p -> b t (h p)"), z)
+        return self.out_proj(y), Mamba2State(ssm=ssm_state, conv=conv_state)

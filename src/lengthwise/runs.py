@@ -1,0 +1,316 @@
+"""Run folders: everything a run leaves behind, written so that a kill at any moment loses nothing finished.
+
+| file | content | how written |
+|---|---|---|
+| `manifest.json` | kind, resolved config, status, versions, git commit, hardware, data hashes, start and end | replaced |
+| `metrics.jsonl`, `samples.jsonl` | one record a line | appended, flushed |
+| `arrays.safetensors` | named arrays | replaced |
+| other JSON files | results of a kind of run | replaced |
+
+"Replaced" means: temporary file in the same folder, fsync, rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lengthwise.errors import InputError, RunFailure
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMAT_VERSION = 1
+KINDS = ("train", "measure", "extend", "demo")
+_PACKAGES = ("lengthwise", "torch", "numpy", "safetensors", "tokenizers")
+
+
+def atomic_write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` so that a reader or a crash sees the old or the new content, never a mixture.
+
+    Raises:
+        RunFailure: where the device is full or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise write_failure(error, path, len(data)) from error
+
+
+def write_failure(error: OSError, path: Path, num_bytes: int | None = None) -> RunFailure:
+    """The four-part form of a failed write."""
+    size = "room" if num_bytes is None else f"{num_bytes:,} bytes of room"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        parent = next(folder for folder in path.absolute().parents if folder.exists())
+        got = f"no space left on the device ({shutil.disk_usage(parent).free:,} bytes free)"
+        fix = "free some space, then give the same command with --resume; what was finished is kept"
+    else:
+        got, fix = f"{type(error).__name__}: {error.strerror}", "check the folder and its permissions, then resume"
+    return RunFailure(expected=f"{size} to write", got=got, where=str(path), fix=fix)
+
+
+def atomic_write_json(path: Path, value: Any) -> None:
+    """Replace `path` by the JSON text of `value`. NaN and infinity are refused: missing is None."""
+    atomic_write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and dirty flag of the source checkout that this code runs from; None for an installed package."""
+    source = Path(__file__).resolve().parent
+    try:
+        where = ["git", "-C", str(source)]
+        tracked = subprocess.run([*where, "ls-files", "--error-unmatch", "runs.py"], capture_output=True, timeout=10)
+        if tracked.returncode != 0:
+            return None
+        commit = subprocess.run([*where, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        status = subprocess.run([*where, "status", "--porcelain"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def _hardware() -> dict[str, Any]:
+    record: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        record["threads"] = torch.get_num_threads()
+        record["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return record
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _canonical(value: Any) -> Any:
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+class RunFolder:
+    """One run on disk. Use `create` to start or resume a run, `open` to read one."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        kind: str,
+        config: dict[str, Any],
+        *,
+        resume: bool = False,
+        data_hashes: dict[str, str] | None = None,
+    ) -> RunFolder:
+        """Start a run in an empty or new folder, or take up an unfinished one again.
+
+        Raises:
+            InputError: where the folder holds another run, the same run without `resume`, or foreign files.
+        """
+        path = Path(path)
+        config = _canonical(config)
+        if (path / "manifest.json").exists():
+            found = cls.open(path)
+            if found.manifest["kind"] != kind or found.manifest["config"] != config:
+                raise InputError(
+                    expected=f"an empty folder, or a '{kind}' run with these parameters",
+                    got=f"a '{found.manifest['kind']}' run that differs in {_difference(found.manifest, kind, config)}",
+                    where=str(path),
+                    fix="choose another --out, or repeat the parameters of that run",
+                )
+            if not resume:
+                raise InputError(
+                    expected="an empty folder",
+                    got=f"the same run, {found.manifest['status']}",
+                    where=str(path),
+                    fix="add --resume to go on with it, or choose another --out",
+                )
+            found.update_manifest(status="running", resumed=[*found.manifest.get("resumed", []), _now()])
+            return found
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(
+                expected="an empty or new folder",
+                got="a file" if path.is_file() else "a folder with other files in it",
+                where=str(path),
+                fix="choose another --out",
+            )
+        run = cls(path, {})
+        run.update_manifest(
+            format_version=FORMAT_VERSION,
+            kind=kind,
+            config=config,
+            status="running",
+            command=sys.argv,
+            versions=_versions(),
+            git=_git(),
+            hardware=_hardware(),
+            data_hashes=data_hashes or {},
+            started=_now(),
+            finished=None,
+        )
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """Read a run folder.
+
+        Raises:
+            InputError: where there is no manifest, or one that this version cannot read.
+        """
+        path = Path(path)
+        file = path / "manifest.json"
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            version = manifest["format_version"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                expected="a run folder with a readable manifest.json",
+                got=f"{type(error).__name__}: {error}",
+                where=str(path),
+                fix="give the folder that a measure, extend, train or demo run wrote",
+            ) from error
+        if version != FORMAT_VERSION:
+            raise InputError(
+                expected=f"run folder format {FORMAT_VERSION}",
+                got=f"format {version}",
+                where=str(file),
+                fix="use the version of lengthwise that wrote it, or repeat the run",
+            )
+        return cls(path, manifest)
+
+    def update_manifest(self, **entries: Any) -> None:
+        """Change entries of the manifest, on disk at once."""
+        self.manifest = {**self.manifest, **entries}
+        atomic_write_json(self.path / "manifest.json", self.manifest)
+
+    def finish(self, status: str = "complete") -> None:
+        """Record the end of the run."""
+        self.update_manifest(status=status, finished=_now())
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """Append a line to `metrics.jsonl`."""
+        self._append("metrics.jsonl", record)
+
+    def append_sample(self, record: dict[str, Any]) -> None:
+        """Append a line to `samples.jsonl`."""
+        self._append("samples.jsonl", record)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All complete lines of `metrics.jsonl`; a last line torn by a kill is left out."""
+        return self._read_lines("metrics.jsonl")
+
+    def read_samples(self) -> list[dict[str, Any]]:
+        """All complete lines of `samples.jsonl`."""
+        return self._read_lines("samples.jsonl")
+
+    def truncate_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop the records for which `keep` is false, e.g. those after the checkpoint that a run resumes from."""
+        kept = [record for record in self.read_metrics() if keep(record)]
+        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept)
+        atomic_write_bytes(self.path / "metrics.jsonl", text.encode())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replace a JSON file of the run."""
+        atomic_write_json(self.path / name, value)
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the run; None where it does not exist."""
+        file = self.path / name
+        if not file.exists():
+            return None
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(
+                expected="valid JSON", got=str(error), where=str(file), fix="repeat the run, or restore the file"
+            ) from error
+
+    def write_arrays(self, arrays: dict[str, np.ndarray]) -> None:
+        """Replace `arrays.safetensors`."""
+        import numpy as np
+        from safetensors.numpy import save
+
+        data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        atomic_write_bytes(self.path / "arrays.safetensors", data)
+
+    def read_arrays(self) -> dict[str, np.ndarray]:
+        """All arrays of the run; empty where none was written."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        file = self.path / "arrays.safetensors"
+        if not file.exists():
+            return {}
+        try:
+            return load(file.read_bytes())
+        except SafetensorError as error:
+            raise InputError(
+                expected="a whole safetensors file", got=str(error), where=str(file), fix="repeat the run"
+            ) from error
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        file = self.path / name
+        line = json.dumps(record, allow_nan=False) + "\n"
+        try:
+            if file.exists() and file.stat().st_size and not _ends_with_newline(file):
+                line = "\n" + line
+            with open(file, "a", encoding="utf-8") as stream:
+                stream.write(line)
+        except OSError as error:
+            raise write_failure(error, file, len(line)) from error
+
+    def _read_lines(self, name: str) -> list[dict[str, Any]]:
+        file = self.path / name
+        if not file.exists():
+            return []
+        records = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                # Torn by a kill in the middle of a write; what it recorded is repeated on resume.
+                continue
+        return records
+
+
+def _ends_with_newline(file: Path) -> bool:
+    with open(file, "rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"
+
+
+def _difference(manifest: dict[str, Any], kind: str, config: dict[str, Any]) -> str:
+    if manifest["kind"] != kind:
+        return "kind"
+    found = manifest["config"]
+    names = sorted(key for key in {*found, *config} if found.get(key) != config.get(key))
+    return ", ".join(f"{name} ({found.get(name)!r} there, {config.get(name)!r} here)" for name in names[:4])

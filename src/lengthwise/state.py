@@ -1,0 +1,198 @@
+"""The state of a recurrent model as an immutable value.
+
+A `State` holds one typed record per layer. Each tensor of a record belongs to a kind:
+
+- ``recurrent``: the matrix or vector that the recurrence carries (SSM, linear attention, RG-LRU),
+- ``short``: the buffer of a short convolution or a token shift,
+- ``attention``: keys and values,
+- ``position``: an absolute position counter.
+
+Nothing here mutates: every operation returns a new value. ``None`` in place of a `State` means the zero state.
+Batch is dimension 0 of every tensor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+
+from lengthwise.errors import InputError
+from lengthwise.runs import atomic_write_bytes
+from lengthwise.shapes import Bool, Int, Tensor
+
+Kind = Literal["recurrent", "short", "attention", "position"]
+KINDS: tuple[Kind, ...] = ("recurrent", "short", "attention", "position")
+
+_RECORDS: dict[str, type[MixerState]] = {}
+_Record = TypeVar("_Record", bound="MixerState")
+
+
+def tensor_field(kind: Kind) -> Any:
+    """Declare a tensor of a `MixerState` and the kind it belongs to."""
+    return field(metadata={"kind": kind})
+
+
+@dataclass(frozen=True)
+class MixerState:
+    """Base of the per-layer records. Subclasses are frozen dataclasses whose fields are made by `tensor_field`."""
+
+    def __init_subclass__(cls) -> None:
+        # The only registry of the module: it is filled when a class is defined and lets `State.load` find it by name.
+        _RECORDS[cls.__name__] = cls
+
+    def tensors(self) -> list[tuple[str, Kind, Tensor]]:
+        """(field name, kind, tensor) in the order of declaration."""
+        return [(f.name, f.metadata["kind"], getattr(self, f.name)) for f in fields(self)]
+
+    def with_tensors(self: _Record, **tensors: Tensor) -> _Record:
+        """A copy with some tensors replaced."""
+        return replace(self, **tensors)
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of a whole model: one record per layer, batch first.
+
+    Args:
+        layers: one `MixerState` per layer, all with the same number of rows.
+    """
+
+    layers: tuple[MixerState, ...]
+
+    def __post_init__(self) -> None:
+        rows = {tensor.shape[0] for _, tensor in self.named_tensors()}
+        if len(rows) != 1:
+            raise InputError(
+                expected="a state whose tensors all have the same number of rows",
+                got=f"rows {sorted(rows)}",
+                where="State",
+                fix="build it with init_state(batch) or State.cat",
+            )
+
+    def named_tensors(self, kind: Kind | None = None) -> list[tuple[str, Tensor]]:
+        """Tensors of one kind, or all, named ``layers.<index>.<field>``."""
+        return [
+            (f"layers.{index}.{name}", tensor)
+            for index, layer in enumerate(self.layers)
+            for name, of_kind, tensor in layer.tensors()
+            if kind is None or of_kind == kind
+        ]
+
+    @property
+    def batch_size(self) -> int:
+        """Number of rows."""
+        return self.named_tensors()[0][1].shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by all tensors, all rows."""
+        return sum(tensor.numel() * tensor.element_size() for _, tensor in self.named_tensors())
+
+    def map_named(self, kind: Kind | None, fn: Callable[[str, Tensor], Tensor]) -> State:
+        """Apply `fn(name, tensor)` to the tensors of one kind (all for None); the others are shared as they are."""
+        if kind is not None and kind not in KINDS:
+            raise InputError(
+                expected=f"a kind of state tensor: {', '.join(KINDS)}",
+                got=f"'{kind}'",
+                where="State.map",
+                fix="pass one of these, or None for all",
+            )
+        return State(
+            tuple(
+                layer.with_tensors(
+                    **{
+                        name: fn(f"layers.{index}.{name}", tensor)
+                        for name, of_kind, tensor in layer.tensors()
+                        if kind is None or of_kind == kind
+                    }
+                )
+                for index, layer in enumerate(self.layers)
+            )
+        )
+
+    def map(self, kind: Kind | None, fn: Callable[[Tensor], Tensor]) -> State:
+        """Apply `fn(tensor)` to the tensors of one kind (all for None)."""
+        return self.map_named(kind, lambda _, tensor: fn(tensor))
+
+    def detach(self) -> State:
+        """The same values, cut from the graph."""
+        return self.map(None, lambda tensor: tensor.detach())
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> State:
+        """Move to a device; `dtype` changes floating-point tensors only, positions keep theirs."""
+        return self.map(
+            None,
+            lambda tensor: tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None),
+        )
+
+    def rows(self, index: Int[Tensor, " n"]) -> State:
+        """The rows `index`, in that order; a row may be taken more than once."""
+        return self.map(None, lambda tensor: tensor.index_select(0, index.to(tensor.device)))
+
+    def where(self, mask: Bool[Tensor, " B"], other: State) -> State:
+        """Row b of self where ``mask[b]``, else row b of `other`. Gradients flow into the chosen rows only."""
+        theirs = dict(other.named_tensors())
+
+        def choose(name: str, mine: Tensor) -> Tensor:
+            shape = (-1,) + (1,) * (mine.dim() - 1)
+            return torch.where(mask.to(mine.device).view(shape), mine, theirs[name].to(mine.dtype))
+
+        return self.map_named(None, choose)
+
+    def zeros_like(self) -> State:
+        """The zero state of the same shapes."""
+        return self.map(None, torch.zeros_like)
+
+    def finite_rows(self) -> Bool[Tensor, " B"]:
+        """True for rows that hold no NaN and no infinity in any tensor."""
+        finite = torch.ones(self.batch_size, dtype=torch.bool)
+        for _, tensor in self.named_tensors():
+            if tensor.is_floating_point():
+                # A sum is finite only if all its terms are; checking it is far cheaper than isfinite over every element.
+                total = tensor.detach().flatten(1).sum(dim=1, dtype=torch.float64)
+                finite &= torch.isfinite(total).cpu()
+        return finite
+
+    @staticmethod
+    def cat(states: Sequence[State]) -> State:
+        """Rows of all states, one after the other."""
+        first = states[0]
+        columns = [dict(state.named_tensors()) for state in states]
+        return first.map_named(None, lambda name, _: torch.cat([column[name] for column in columns]))
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file, atomically."""
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.named_tensors()}
+        records = json.dumps([type(layer).__name__ for layer in self.layers])
+        atomic_write_bytes(Path(path), serialize(tensors, metadata={"records": records}))
+
+    @staticmethod
+    def load(path: str | Path) -> State:
+        """Read a file written by `save`.
+
+        Raises:
+            InputError: where the file is missing, cut short, or holds no state.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                names = json.loads((file.metadata() or {})["records"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+            layers = []
+            for index, name in enumerate(names):
+                record = _RECORDS[name]
+                layers.append(record(**{f.name: tensors[f"layers.{index}.{f.name}"] for f in fields(record)}))
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise InputError(
+                expected="a state written by State.save",
+                got=f"{type(error).__name__}: {error}",
+                where=str(path),
+                fix="check the path, or save the state again",
+            ) from error
+        return State(tuple(layers))

@@ -1,0 +1,233 @@
+"""What every verb shares: reading options, and printing for people or for machines.
+
+A verb is a module with a frozen dataclass of options and `main(arguments) -> exit code`. The dataclass is the whole
+interface: field names become options, field docstrings become help. This file must not import torch, because
+`VERB --help` passes through it.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+
+from lengthwise.errors import InputError, near_matches
+
+Options = TypeVar("Options")
+
+_MULTIPLES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+
+
+def parse_size(text: str) -> int:
+    """A count of tokens or sequences as people write it: ``4096``, ``64k`` (65,536) or ``1m`` (1,048,576).
+
+    Raises:
+        ValueError: the text is not a whole number with an optional k, m or g (powers of 1024).
+    """
+    match = re.fullmatch(r"(\d[\d_]*)([kmg]?)", text.strip().lower())
+    if match is None:
+        raise ValueError(f"'{text}' is not a size; write a whole number such as 4096, 64k or 1m")
+    return int(match[1].replace("_", "")) * _MULTIPLES[match[2]]
+
+
+def _size_spec() -> tyro.constructors.PrimitiveConstructorSpec[Any]:
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="SIZE",
+        instance_from_str=lambda words: parse_size(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, int),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+Size = Annotated[int, _size_spec()]
+"""An option that accepts ``64k`` as well as ``65536``."""
+
+# One annotation around the whole union, not `Size | None`: the parser's complaint about a union names Python types.
+OptionalSize = Annotated[int | None, _size_spec()]
+"""As `Size`, for an option whose default is worked out from the model or the data."""
+
+
+def parse(options: type[Options], arguments: Sequence[str], *, verb: str) -> Options:
+    """Read the command line of one verb.
+
+    Args:
+        options: frozen dataclass; its docstring is the verb's help.
+        arguments: words after the verb.
+        verb: name for the usage line and for messages.
+
+    Raises:
+        InputError: unknown option (with the near ones), a value that does not fit, a missing argument.
+        SystemExit: code 0 after ``--help``.
+    """
+    _check_names(options, arguments, verb)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                options,
+                args=list(arguments),
+                prog=f"lengthwise {verb}",
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.HelptextFromCommentsOff, tyro.conf.DisallowNone),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    raise InputError(
+        expected=f"options that `lengthwise {verb}` understands",
+        got=_unboxed(complaint.getvalue()),
+        where="the command line",
+        fix=f"see `lengthwise {verb} --help`",
+    )
+
+
+def option_names(options: type[Any]) -> dict[str, Any]:
+    """Every option of a verb by the name a user types (``--num-sequences``), with its resolved type."""
+    hints = get_type_hints(options, include_extras=True)
+    return {
+        "--" + field.name.replace("_", "-"): hints[field.name]
+        for field in dataclasses.fields(options)
+        if not _is_positional(hints[field.name])
+    }
+
+
+def _is_positional(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and any(marker is _POSITIONAL for marker in hint.__metadata__)
+
+
+_POSITIONAL = get_args(tyro.conf.Positional[int])[1]
+
+
+def _check_names(options: type[Any], arguments: Sequence[str], verb: str) -> None:
+    """Refuse unknown options and unknown choices with the near matches, before the parser sees them."""
+    known = option_names(options)
+    choices: tuple[str, ...] = ()
+    option = ""
+    for word in arguments:
+        if word == "--":
+            return
+        value: str | None = word
+        if word.startswith("-") and not re.fullmatch(r"-\.?\d.*", word):
+            option, equals, value_text = word.partition("=")
+            option = option.replace("_", "-")
+            if option not in known and option not in ("--help", "-h"):
+                raise InputError(
+                    expected=f"an option of `lengthwise {verb}`",
+                    got=f"'{word}'",
+                    where="the command line",
+                    fix=f"{near_matches(option, known)} (all: `lengthwise {verb} --help`)",
+                )
+            choices = _choices(known.get(option))
+            value = value_text if equals else None
+        if value is not None and choices and value not in choices:
+            raise InputError(
+                expected=f"{option} to be one of {', '.join(choices)}",
+                got=f"'{value}'",
+                where="the command line",
+                fix=near_matches(value, choices),
+            )
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    """The words a `Literal` option accepts, also inside `tuple[...]` and `... | None`; empty for any other type."""
+    if get_origin(hint) is Literal:
+        return tuple(str(choice) for choice in get_args(hint))
+    found = [choice for part in get_args(hint) for choice in _choices(part)]
+    return tuple(dict.fromkeys(found))
+
+
+def _unboxed(text: str) -> str:
+    """The parser's complaint on one line: without its frame, its title and the help below its first rule."""
+    kept: list[str] = []
+    for line in text.splitlines():
+        words = line.strip("│╭╮╰╯─ \t")
+        if kept and not words:
+            break
+        if words and not line.startswith("╭"):
+            kept.append(words)
+    return " ".join(kept) or "no reason given"
+
+
+@contextlib.contextmanager
+def output_for(json_wanted: bool) -> Iterator[Callable[[object], None]]:
+    """Keep stdout for the result: inside the block everything printed goes to stderr when `json_wanted`.
+
+    Yields a function that prints one JSON document to the real stdout. Non-finite numbers are refused, so that any
+    JSON reader can read the result.
+    """
+    stdout = sys.stdout
+
+    def emit(document: object) -> None:
+        stdout.write(json.dumps(document, indent=2, allow_nan=False, default=_jsonable) + "\n")
+        stdout.flush()
+
+    if not json_wanted:
+        yield emit
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield emit
+
+
+def _jsonable(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table for people on stdout; None is shown as a dash, and columns after the first are right-aligned numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        numeric = index > 0 and all(row[index] is None or _is_number(row[index]) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(shown(cell) for cell in row))
+    Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def print_plan(verb: str, plan: Mapping[str, object]) -> None:
+    """What a run would do, one line per fact, for ``--dry-run``."""
+    print_table(
+        f"lengthwise {verb} would do this (dry run: nothing was computed)", ("what", "value"), list(plan.items())
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def shown(value: object) -> str:
+    """A cell as people read it: thousands separated, four significant digits, a dash for None."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(shown(part) for part in value)
+    return str(value)
+
+
+def human_bytes(count: int) -> str:
+    """A number of bytes in the unit that leaves one to three digits before the point."""
+    size = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

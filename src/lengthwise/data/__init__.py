@@ -1,0 +1,26 @@
+"""Text on disk to training batches and measuring sequences: tokenizers, token store, readers, corpora."""
+
+from lengthwise.data.corpora import default_cache_dir, prepare_corpus, split_of
+from lengthwise.data.documents import Document, read_documents
+from lengthwise.data.readers import Batch, Lanes, ShuffledWindows
+from lengthwise.data.sequences import sample_sequences
+from lengthwise.data.store import StoreWriter, TokenStore
+from lengthwise.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer, load_tokenizer
+
+__all__ = [
+    "Batch",
+    "ByteTokenizer",
+    "Document",
+    "HFTokenizer",
+    "Lanes",
+    "ShuffledWindows",
+    "StoreWriter",
+    "TokenStore",
+    "Tokenizer",
+    "default_cache_dir",
+    "load_tokenizer",
+    "prepare_corpus",
+    "read_documents",
+    "sample_sequences",
+    "split_of",
+]

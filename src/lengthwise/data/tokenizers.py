@@ -1,0 +1,216 @@
+"""Text to token ids and back: plain bytes, and Hugging Face `tokenizer.json` files.
+
+Both give an exact round trip wherever the tokenizer allows one: no special tokens are added when encoding, none are
+dropped when decoding. A tokenizer file that normalises its input (NFC, lower case) cannot restore what it changed; the
+token store counts the documents this happened to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lengthwise.data.documents import read_bytes
+from lengthwise.errors import InputError, near_matches
+
+BYTES_SPEC = "bytes"
+_TOKENIZER_FILE = "tokenizer.json"
+_BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What the rest of the project needs from a tokenizer."""
+
+    name: str
+    vocab_size: int
+    """Number of ids: every id is in 0..vocab_size-1."""
+    fingerprint: str
+    """sha256 hex of everything that decides the ids; equal fingerprints give equal ids."""
+
+    def encode(self, text: str) -> NDArray[Any]:
+        """Ids of `text`, unsigned integers [T], without added special tokens."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[Any]]:
+        """`encode` of each text, on all cores where the tokenizer is worth it."""
+        ...
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Text of ids [T], special tokens spelled out."""
+        ...
+
+    def decode_batch(self, rows: Sequence[ArrayLike]) -> list[str]:
+        """`decode` of each row of ids."""
+        ...
+
+    def token_bytes(self) -> NDArray[np.int64]:
+        """UTF-8 bytes each id stands for, [vocab_size]; 0 for unused ids."""
+        ...
+
+
+class ByteTokenizer:
+    """One token per UTF-8 byte; 256 ids, nothing learnt, nothing lost."""
+
+    name = BYTES_SPEC
+    vocab_size = 256
+    fingerprint = hashlib.sha256(b"lengthwise byte tokenizer, version 1").hexdigest()
+
+    def encode(self, text: str) -> NDArray[np.uint8]:
+        """UTF-8 bytes of `text`, uint8 [T]."""
+        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint8]]:
+        """`encode` of each text; a memory copy, so one core is enough."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Text of byte values [T]; a byte that is not part of valid UTF-8 becomes U+FFFD."""
+        values = np.asarray(ids)
+        if values.size and (values.min() < 0 or values.max() >= self.vocab_size):
+            raise InputError(
+                expected="byte values 0..255",
+                got=f"values {values.min()}..{values.max()}",
+                where="ids given to ByteTokenizer.decode",
+                fix="decode with the tokenizer that made the ids",
+            )
+        return values.astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+
+    def decode_batch(self, rows: Sequence[ArrayLike]) -> list[str]:
+        """`decode` of each row of byte values."""
+        return [self.decode(row) for row in rows]
+
+    def token_bytes(self) -> NDArray[np.int64]:
+        """One byte per id, [256]."""
+        return np.ones(self.vocab_size, dtype=np.int64)
+
+
+class HFTokenizer:
+    """A `tokenizer.json` of the `tokenizers` package, as a plain map between text and ids.
+
+    Truncation and padding stored in the file are switched off: they belong to the model that the file was exported with
+    and would cut documents without a word. No start or end tokens are added.
+
+    Args:
+        path: the file; `.xz`, `.gz` and `.zst` of it are read as well.
+    Raises:
+        InputError: missing, unreadable or not a tokenizer file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from tokenizers import Tokenizer as Backend
+
+        self.path = Path(path)
+        raw = read_bytes(self.path)
+        try:
+            description = json.loads(raw.decode("utf-8"))
+            backend = Backend.from_str(json.dumps(description, ensure_ascii=False))
+        except Exception as error:  # the Rust side raises bare Exception for every malformed file
+            raise InputError(
+                expected="a Hugging Face tokenizer.json",
+                got=f"a file that does not load: {str(error)[:200]}",
+                where=str(self.path),
+                fix="export the tokenizer again with save_pretrained, or use --tokenizer bytes",
+            ) from error
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._description: dict[str, Any] = description
+        self._vocab: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+        if not self._vocab:
+            raise InputError(
+                expected="a tokenizer with at least one token",
+                got="an empty vocabulary",
+                where=str(self.path),
+                fix="train the tokenizer, or use --tokenizer bytes",
+            )
+        self.name = self.path.name
+        # Ids may have holes (removed tokens), so the largest id counts and not the number of entries.
+        self.vocab_size = max(self._vocab.values()) + 1
+        relevant = {key: value for key, value in description.items() if key not in ("truncation", "padding")}
+        canonical = json.dumps(relevant, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def encode(self, text: str) -> NDArray[np.uint32]:
+        """Ids of `text`, uint32 [T]."""
+        return np.asarray(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """`encode` of each text, one text per core at a time (threads of the Rust library)."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Text of ids [T], special tokens spelled out."""
+        text: str = self._backend.decode(self._checked(ids), skip_special_tokens=False)
+        return text
+
+    def decode_batch(self, rows: Sequence[ArrayLike]) -> list[str]:
+        """`decode` of each row of ids, one row per core at a time."""
+        texts: list[str] = self._backend.decode_batch([self._checked(ids) for ids in rows], skip_special_tokens=False)
+        return texts
+
+    def token_bytes(self) -> NDArray[np.int64]:
+        """UTF-8 bytes each id stands for, [vocab_size]; 0 for ids without a token.
+
+        Byte-level vocabularies write one character per byte; sentencepiece-like ones write a space as U+2581 and a
+        single byte as `<0x0A>`. Added tokens stand for their own text.
+        """
+        sizes = np.zeros(self.vocab_size, dtype=np.int64)
+        added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
+        byte_level = "ByteLevel" in json.dumps(
+            [self._description.get("decoder"), self._description.get("pre_tokenizer")]
+        )
+        for token, index in self._vocab.items():
+            if token in added:
+                sizes[index] = len(token.encode("utf-8"))
+            elif byte_level:
+                sizes[index] = len(token)
+            elif _BYTE_FALLBACK.fullmatch(token):
+                sizes[index] = 1
+            else:
+                sizes[index] = len(token.replace("\u2581", " ").encode("utf-8"))
+        return sizes
+
+    def _checked(self, ids: ArrayLike) -> list[int]:
+        values = np.asarray(ids)
+        if values.size and (values.min() < 0 or values.max() >= self.vocab_size):
+            raise InputError(
+                expected=f"token ids 0..{self.vocab_size - 1}",
+                got=f"ids {values.min()}..{values.max()}",
+                where=f"ids given to the tokenizer {self.path}",
+                fix="decode with the tokenizer that made the ids",
+            )
+        row: list[int] = values.astype(np.int64).tolist()
+        return row
+
+
+def load_tokenizer(spec: str | Path, base: Path | None = None) -> Tokenizer:
+    """The tokenizer a specification names.
+
+    Args:
+        spec: "bytes", a `tokenizer.json` (compressed or not), or a folder that holds one.
+        base: folder a relative path starts from; the working folder when None.
+    Raises:
+        InputError: neither a known name nor an existing file.
+    """
+    if str(spec) == BYTES_SPEC:
+        return ByteTokenizer()
+    path = Path(spec) if base is None else base / Path(spec)
+    if path.is_dir() and (path / _TOKENIZER_FILE).is_file():
+        path = path / _TOKENIZER_FILE
+    if not path.is_file():
+        raise InputError(
+            expected="a tokenizer: 'bytes' or the path of a tokenizer.json",
+            got=f"'{spec}', which is neither ({near_matches(str(spec), [BYTES_SPEC])})",
+            where=f"--tokenizer {spec}",
+            fix="write --tokenizer bytes, or give the path of an existing tokenizer.json",
+        )
+    return HFTokenizer(path)

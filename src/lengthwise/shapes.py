@@ -4,6 +4,7 @@
 |---|---|
 | B | batch rows |
 | T | time, in tokens |
+| T1 | T + 1: inputs and targets in one tensor |
 | D | model width |
 | H | heads |
 | P | head width of the values (Mamba-2) |

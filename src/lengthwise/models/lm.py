@@ -157,7 +157,7 @@ class LanguageModel(nn.Module):
         return scores
 
     def nll(
-        self, tokens: Int[Tensor, "B T+1"], state: State | None = None, *, max_logits: int = MAX_LOGITS
+        self, tokens: Int[Tensor, "B T1"], state: State | None = None, *, max_logits: int = MAX_LOGITS
     ) -> tuple[Float[Tensor, "B T"], State]:
         """Negative log-likelihood of each next token, in nats, lower is better.
 

@@ -30,11 +30,12 @@ from lengthwise.data.documents import (
 from lengthwise.data.encoding import encode_documents
 from lengthwise.data.store import FORMAT_VERSION, HEADER_FILE, StoreWriter, TokenStore, new_folder
 from lengthwise.data.tokenizers import Tokenizer
-from lengthwise.errors import InputError
+from lengthwise.errors import InputError, near_matches
 
 PYTHON_CORPUS = "python"
 PYTHON_EXTENSIONS = (".py", ".txt", ".rst", ".md")
 SIDES = ("train", "validation")
+_NAMES_KEPT = 20
 _BUILD_VERSION = 1  # rises when the same files would give other stores
 
 
@@ -120,7 +121,7 @@ def python_files(root: Path | None = None) -> list[SourceFile]:
             expected="a standard library with source files",
             got="none (some Python distributions ship it compiled or in a zip file)",
             where=str(root),
-            fix="give a corpus of your own with --data PATH",
+            fix="give text of your own as the corpus",
         )
     return files
 
@@ -146,8 +147,8 @@ def _corpus_files(source: str | Path | Sequence[str | Path], extensions: Sequenc
     if len(paths) == 1 and not paths[0].exists() and paths[0].name == str(source):
         raise InputError(
             expected=f"a corpus: '{PYTHON_CORPUS}', or an existing file or folder",
-            got=f"'{source}', which is neither",
-            where=f"--data {source}",
+            got=f"'{source}', which is neither ({near_matches(str(source), [PYTHON_CORPUS])})",
+            where="the name of the corpus",
             fix="check the spelling of the path",
         )
     files = list_files(paths, extensions)
@@ -156,7 +157,7 @@ def _corpus_files(source: str | Path | Sequence[str | Path], extensions: Sequenc
             expected="at least one text or JSONL file",
             got="no file with a known ending",
             where=", ".join(map(str, paths)) or "an empty list of paths",
-            fix="name the files one by one, or give their ending with --extensions",
+            fix="name the files one by one, or give their ending (lengthwise data tokenize --extensions .xyz)",
         )
     return files
 
@@ -213,6 +214,7 @@ def _build(
         description = {
             **description,
             "num_undecodable_files": counts.undecodable,
+            "undecodable_files": counts.undecodable_names[:_NAMES_KEPT],
             "num_empty_documents": counts.empty,
             "num_duplicate_documents": counts.duplicates,
             "num_inexact_documents": counts.inexact,
@@ -256,7 +258,8 @@ def _check_sides(
             expected="documents for training and for validation",
             got=", ".join(f"{count} for {side}" for side, count in have.items()),
             where=where,
-            fix="add documents, give validation text of its own (--validation), or set --val-frac to 0 or 1",
+            fix="add documents, or tokenize first with an own validation text or one side only: "
+            "lengthwise data tokenize SOURCE --validation TEXT, --val-frac 0 or --val-frac 1",
         )
 
 

@@ -110,7 +110,11 @@ def walk_folder(
         for name in names:
             path = Path(folder) / name
             relative = path.relative_to(root).as_posix()
-            if not name.startswith(".") and _inner_name(name).endswith(tuple(extensions)) and not skip(relative):
+            if (
+                not name.startswith(".")
+                and _inner_name(name.lower()).endswith(tuple(extensions))
+                and not skip(relative)
+            ):
                 if path.is_file():
                     found.append(SourceFile(relative, path, named=False))
     return sorted(found, key=lambda file: file.name)
@@ -143,7 +147,7 @@ def read_documents(
     """
     counts = counts if counts is not None else ReadCounts()
     for file in files:
-        if _inner_name(file.path.name).endswith(JSONL_SUFFIXES):
+        if _inner_name(file.path.name.lower()).endswith(JSONL_SUFFIXES):
             documents = _read_jsonl(file, on_bytes)
         else:
             documents = _read_text(file, counts, on_bytes)
@@ -249,11 +253,12 @@ def _open_binary(path: Path, on_bytes: OnBytes | None) -> IO[bytes]:
         ) from error
     except OSError as error:
         raise _unreadable(path, error) from error
-    if path.suffix == ".xz":
+    suffix = path.suffix.lower()
+    if suffix == ".xz":
         return _Closing(lzma.LZMAFile(raw), raw)
-    if path.suffix == ".gz":
+    if suffix == ".gz":
         return _Closing(gzip.GzipFile(fileobj=raw), raw)
-    if path.suffix == ".zst":
+    if suffix == ".zst":
         try:
             import zstandard
         except ImportError as error:
@@ -331,4 +336,4 @@ def _inner_name(name: str) -> str:
 
 
 def _with_dot(extension: str) -> str:
-    return extension if extension.startswith(".") else f".{extension}"
+    return extension.lower() if extension.startswith(".") else f".{extension.lower()}"

@@ -28,7 +28,7 @@ class Batch:
     Inputs are tokens[:, :-1], targets tokens[:, 1:].
     """
 
-    tokens: Int64[Tensor, "B T+1"]
+    tokens: Int64[Tensor, "B T1"]
     reset: Bool[Tensor, B]
     """True: the row does not continue the same row of the batch before."""
 
@@ -69,7 +69,7 @@ class _Reader:
         if not len(usable):
             longest = int(store.lengths.max()) if store.num_documents else 0
             raise InputError(
-                expected=f"documents of at least {context_length + 1} tokens (a context of {context_length} and a target)",
+                expected=f"a document of {context_length + 1} tokens or more (context length and one target)",
                 got=f"{store.num_documents} documents, the longest of {longest} tokens",
                 where=str(store.path),
                 fix="lower --context-length or add longer text",
@@ -105,7 +105,7 @@ class _Reader:
             "seed": self.seed,
         }
 
-    def _gather(self, starts: NDArray[np.int64]) -> Int64[Tensor, "B T+1"]:
+    def _gather(self, starts: NDArray[np.int64]) -> Int64[Tensor, "B T1"]:
         rows = self.store.tokens[starts[:, None] + self._arange]
         return torch.from_numpy(rows.astype(np.int64))
 

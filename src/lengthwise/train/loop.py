@@ -1,0 +1,285 @@
+"""The training loop: pre-training and post-training, interruptible at any moment.
+
+What a run does is a function of its config and data alone. The order of the data and every random draw follow from
+(seed, step); a checkpoint holds the rest: weights, moments, carried states, the reader's position, running sums. A run
+that was killed and resumed therefore ends with the same bits as one that was not, on the same machine with the same
+number of threads (sums are split over threads, and floating-point addition is not associative).
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from lengthwise.checkpoints import Checkpoint
+from lengthwise.data.readers import Lanes, ShuffledWindows
+from lengthwise.data.store import TokenStore
+from lengthwise.errors import RunFailure
+from lengthwise.interventions.base import Intervention
+from lengthwise.interventions.build import build_intervention
+from lengthwise.runs import RunFolder
+from lengthwise.train.config import TrainConfig
+from lengthwise.train.distributed import World, world_from_environment
+from lengthwise.train.optimizer import build_optimizer
+from lengthwise.train.prepare import (
+    build_reader,
+    checkpoint_tokenizer,
+    resolve_device,
+    starting_point,
+    training_store,
+)
+from lengthwise.train.progress import ProgressLine
+from lengthwise.train.snapshots import (
+    Progress,
+    list_snapshots,
+    read_snapshot,
+    restore_optimizer,
+    snapshot_path,
+    write_model,
+    write_snapshot,
+)
+from lengthwise.train.step import train_step
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a finished run left its results."""
+
+    checkpoint_path: Path
+    """Model folder, usable wherever a model is asked for."""
+    run: RunFolder
+    """Manifest and metrics."""
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    store: TokenStore | None = None,
+    progress: bool = True,
+) -> TrainResult:
+    """Train a model as `config` says and leave a run folder of kind "train" at `out`.
+
+    The folder holds manifest.json, metrics.jsonl, checkpoints/ (everything needed to go on; the newest two are kept)
+    and, when the run is complete, checkpoint/ (the model). Under torchrun every process calls this with the same
+    arguments; rank 0 writes what all share.
+
+    Args:
+        config: the run. A folder of another config is refused.
+        out: run folder; new or empty, or holding this run when `resume` is set.
+        resume: go on from the newest checkpoint. A complete run is returned as it is.
+        store: training tokens; None prepares `config.data`.
+        progress: show a progress line on stderr.
+
+    Raises:
+        InputError: what the user gave does not fit: model, tokenizer, corpus, folder.
+        RunFailure: loss or gradient not finite, or no room to write. The last good checkpoint stays.
+        KeyboardInterrupt: after Ctrl-C, once the step in hand is finished and saved; the message says how to resume.
+    """
+    out = Path(out)
+    device = resolve_device(config.device)
+    with world_from_environment(device) as world:
+        checkpoint = starting_point(config)
+        tokenizer = checkpoint_tokenizer(checkpoint)
+        if store is None:
+            store = training_store(config, tokenizer, world, progress=progress and world.is_main)
+        else:
+            store.check_tokenizer(tokenizer)
+        context_length = config.context_length or checkpoint.context_length
+        assert context_length is not None, "starting_point settles the context length"
+        reader = build_reader(config, store, context_length, world)
+        if world.is_main:
+            run = _open_run(config, out, store, resume=resume, world=world, device=device, checkpoint=checkpoint)
+        world.barrier()
+        if not world.is_main:
+            run = RunFolder.open(out)
+        loop = _Loop(config, run, checkpoint, reader, context_length, world, device)
+        loop.run(show=progress and world.is_main)
+        return TrainResult(out / "checkpoint", run)
+
+
+def _open_run(
+    config: TrainConfig,
+    out: Path,
+    store: TokenStore,
+    *,
+    resume: bool,
+    world: World,
+    device: torch.device,
+    checkpoint: Checkpoint,
+) -> RunFolder:
+    run = RunFolder.create(out, "train", config.to_dict(), resume=resume, data_hashes={"train": store.fingerprint})
+    setting = {"threads": torch.get_num_threads(), "world_size": world.size, "device": str(device)}
+    before = run.manifest.get("setting")
+    if before is None:
+        run.update_manifest(setting=setting, parameters=checkpoint.model.num_parameters())
+    elif before != setting:
+        changed = ", ".join(f"{k} {before.get(k)} -> {v}" for k, v in setting.items() if before.get(k) != v)
+        warnings.warn(
+            f"resumed under another setting ({changed}): the run goes on, but its last bits may differ from those of "
+            "an uninterrupted one",
+            stacklevel=3,
+        )
+    return run
+
+
+class _Loop:
+    """The moving parts of one run on one rank."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: RunFolder,
+        checkpoint: Checkpoint,
+        reader: ShuffledWindows | Lanes,
+        context_length: int,
+        world: World,
+        device: torch.device,
+    ) -> None:
+        self.config, self.run_folder, self.checkpoint = config, run, checkpoint
+        self.reader, self.world = reader, world
+        self.tokens_per_step = config.batch_size * context_length
+        self.model = checkpoint.model.to(device).train()
+        self.optimizer = build_optimizer(self.model, config)
+        self.intervention: Intervention = build_intervention(
+            config.intervention, self.model, config.seed, slots=config.grad_accum, rank=world.rank
+        )
+        self.progress = Progress()
+        self.saved_step = -1
+
+    def run(self, *, show: bool) -> None:
+        """From the newest checkpoint, or the beginning, to the last step."""
+        self._restore()
+        label = f"train ({self.config.intervention.kind})"
+        with (
+            _interrupt_flag() as interrupted,
+            ProgressLine(
+                label, self.config.steps, start=self.progress.step, tokens_per_step=self.tokens_per_step, show=show
+            ) as line,
+        ):
+            try:
+                while self.progress.step < self.config.steps:
+                    loss = self._advance()
+                    line.update(self.progress.step, loss)
+                    if self.progress.step % self.config.checkpoint_every == 0:
+                        self._save()
+                    if self.world.any(interrupted.is_set()):
+                        self._save()
+                        line.say(self._interrupted_message())
+                        raise KeyboardInterrupt(self._interrupted_message())
+                self._finish()
+            except RunFailure:
+                if self.world.is_main:
+                    self._fail()
+                raise
+
+    def _advance(self) -> float:
+        """One optimizer step and, where due, a line of metrics. Returns the step's loss."""
+        begin = time.monotonic()
+        before = self.progress
+        result = train_step(
+            self.model, self.optimizer, self.intervention, self.reader, self.config, before.step, world=self.world
+        )
+        done = replace(
+            before,
+            step=before.step + 1,
+            loss_sum=before.loss_sum + result.loss,
+            loss_count=before.loss_count + 1,
+            seconds=before.seconds + time.monotonic() - begin,
+        )
+        if done.step % self.config.log_every == 0 or done.step == self.config.steps:
+            record: dict[str, Any] = {
+                "step": done.step,
+                "tokens": done.step * self.tokens_per_step,
+                "loss": done.loss_sum / done.loss_count,
+                "grad_norm": result.grad_norm,
+                "lr": result.lr,
+                **{f"state_{name}": value for name, value in self.intervention.stats().items()},
+                "seconds": round(done.seconds, 3),
+            }
+            if self.world.is_main:
+                self.run_folder.append_metrics(record)
+            done = replace(done, loss_sum=0.0, loss_count=0)
+        self.progress = done
+        return result.loss
+
+    def _save(self) -> None:
+        if self.saved_step == self.progress.step:
+            return
+        write_snapshot(
+            self.run_folder.path,
+            self.checkpoint,
+            self.optimizer,
+            self.intervention.state_dict(),
+            self.reader.state_dict(),
+            self.progress,
+            self.world,
+        )
+        self.saved_step = self.progress.step
+
+    def _restore(self) -> None:
+        found = list_snapshots(self.run_folder.path)
+        if found:
+            snapshot = read_snapshot(found[-1], self.world)
+            # Into the tensors the model already has: memory of a file's map is aligned differently.
+            self.model.load_state_dict(snapshot.checkpoint.model.state_dict())
+            restore_optimizer(self.model, self.optimizer, snapshot.moments)
+            self.intervention.load_state_dict(snapshot.carried)
+            self.reader.load_state_dict(snapshot.reader_position)
+            self.progress = snapshot.progress
+            self.saved_step = snapshot.progress.step
+        if self.world.is_main:
+            last = self.progress.step
+            self.run_folder.truncate_metrics(lambda record: int(record["step"]) <= last)
+        self.world.barrier()
+
+    def _finish(self) -> None:
+        self._save()
+        if self.world.is_main:
+            write_model(self.run_folder.path / "checkpoint", self.checkpoint)
+            self.run_folder.finish("complete")
+        self.world.barrier()
+
+    def _fail(self) -> None:
+        # The disk may be what failed; the failure in hand says more than a second one about the manifest.
+        try:
+            self.run_folder.finish("failed")
+        except RunFailure:
+            return
+
+    def _interrupted_message(self) -> str:
+        return (
+            f"interrupted after step {self.progress.step} of {self.config.steps}; saved in "
+            f"{snapshot_path(self.run_folder.path, self.progress.step)}; go on with the same command and --resume"
+        )
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second interrupts at once. Only the main thread can catch signals."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)

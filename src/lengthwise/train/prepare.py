@@ -1,0 +1,140 @@
+"""Everything a training run needs before its first step: weights to start from, tokenizer, tokens, reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lengthwise.checkpoints import Checkpoint, load_checkpoint
+from lengthwise.data.corpora import prepare_corpus
+from lengthwise.data.readers import Lanes, ShuffledWindows
+from lengthwise.data.store import TokenStore
+from lengthwise.data.tokenizers import Tokenizer, load_tokenizer
+from lengthwise.errors import InputError
+from lengthwise.models.lm import LanguageModel
+from lengthwise.train.config import TrainConfig
+from lengthwise.train.distributed import World
+
+
+def resolve_device(name: str) -> torch.device:
+    """auto, cpu, cuda or cuda:N as a device. Raises InputError where it is unknown or not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    problem = "no such device type"
+    try:
+        device = torch.device(name)
+        if device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available()):
+            return device
+        problem = "this machine or this build of torch has none"
+    except RuntimeError:
+        pass
+    raise InputError(
+        expected="device auto, cpu or cuda", got=f"{name!r} ({problem})", where="device", fix="use cpu or auto"
+    )
+
+
+def starting_point(config: TrainConfig) -> Checkpoint:
+    """The checkpoint a run begins with: freshly initialised weights, or those of `init_from`, in float32.
+
+    Its `extra` already tells how the finished model will have been trained: pre_training holds the settings of the
+    run from scratch, post_training a list with one entry per later run.
+
+    Raises InputError where neither the config nor the checkpoint names a tokenizer or a context length.
+    """
+    if config.model is not None:
+        spec, base = _place_of_tokenizer(config.tokenizer or "bytes")
+        return Checkpoint(
+            model=LanguageModel(config.model, seed=config.seed),
+            config=config.model,
+            tokenizer_spec=spec,
+            context_length=config.context_length,
+            source=base,
+            extra={"pre_training": _facts(config, config.context_length)},
+        )
+    assert config.init_from is not None, "TrainConfig holds a model or init_from"
+    found = load_checkpoint(config.init_from)
+    if config.tokenizer is not None:
+        spec, base = _place_of_tokenizer(config.tokenizer)
+        found = replace(found, tokenizer_spec=spec, source=base)
+    if found.tokenizer_spec is None:
+        raise _missing("tokenizer", config.init_from, "give --tokenizer (bytes, or the path of its tokenizer.json)")
+    context_length = config.context_length or found.context_length
+    if context_length is None:
+        raise _missing("context_length", config.init_from, "give --context-length")
+    # The model keeps the context length it was made for: what counts as "beyond training" does not move.
+    kept_length = found.context_length or context_length
+    earlier = found.extra.get("post_training", [])
+    extra = {**found.extra, "post_training": [*earlier, _facts(config, context_length)]}
+    # Loaded tensors are views of the file's memory map; training wants memory of its own, aligned.
+    for parameter in found.model.parameters():
+        parameter.data = parameter.data.clone()
+    return replace(found, context_length=kept_length, extra=extra)
+
+
+def checkpoint_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """The tokenizer that belongs to a checkpoint. Raises InputError where it does not fit the vocabulary."""
+    spec = checkpoint.tokenizer_spec or "bytes"
+    tokenizer = load_tokenizer(spec, Path(checkpoint.source) if spec != "bytes" else None)
+    if tokenizer.vocab_size > checkpoint.config.vocab_size:
+        raise InputError(
+            expected=f"a tokenizer with at most {checkpoint.config.vocab_size} tokens, the model's vocabulary",
+            got=f"{tokenizer.name} with {tokenizer.vocab_size}",
+            where="tokenizer",
+            fix="give the tokenizer the model was made for, or change the model's vocab_size",
+        )
+    return tokenizer
+
+
+def training_store(config: TrainConfig, tokenizer: Tokenizer, world: World, *, progress: bool) -> TokenStore:
+    """The training side of the corpus; rank 0 prepares it, the others open what it made."""
+    if world.is_main:
+        store, _ = prepare_corpus(config.data, tokenizer, progress=progress)
+        world.barrier()
+        return store
+    world.barrier()
+    return prepare_corpus(config.data, tokenizer)[0]
+
+
+def build_reader(config: TrainConfig, store: TokenStore, context_length: int, world: World) -> ShuffledWindows | Lanes:
+    """The reader of this rank; all ranks together read `config.batch_size` rows a step."""
+    if config.batch_size % (world.size * config.grad_accum):
+        raise InputError(
+            expected=f"a batch_size that {world.size} processes x {config.grad_accum} micro-batches divide",
+            got=str(config.batch_size),
+            where="TrainConfig.batch_size",
+            fix="change batch_size or the number of processes",
+        )
+    kind: Callable[..., ShuffledWindows | Lanes] = Lanes if config.uses_lanes else ShuffledWindows
+    rows = config.batch_size // world.size
+    return kind(store, context_length, rows, config.seed, rank=world.rank, world_size=world.size)
+
+
+def _facts(config: TrainConfig, context_length: int | None) -> dict[str, Any]:
+    return {
+        "data": config.data,
+        "context_length": context_length,
+        "batch_size": config.batch_size,
+        "steps": config.steps,
+        "tokens": config.steps * config.batch_size * (context_length or 0),
+        "peak_lr": config.peak_lr,
+        "intervention": config.intervention.to_dict(),
+        "seed": config.seed,
+    }
+
+
+def _place_of_tokenizer(spec: str) -> tuple[str, str]:
+    """(name inside a checkpoint folder, folder it is copied from)."""
+    if spec == "bytes":
+        return spec, ""
+    path = Path(spec)
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    return path.name, str(path.parent)
+
+
+def _missing(what: str, checkpoint: str, fix: str) -> InputError:
+    return InputError(expected=f"a checkpoint that names its {what}", got="none", where=checkpoint, fix=fix)

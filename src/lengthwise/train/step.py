@@ -1,0 +1,105 @@
+"""One optimizer step: read, initialise the state, forward, backward, observe, update."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from lengthwise.data.readers import Batch
+from lengthwise.errors import RunFailure
+from lengthwise.interventions.base import Intervention
+from lengthwise.models.lm import LanguageModel
+from lengthwise.train.config import TrainConfig
+from lengthwise.train.distributed import World
+from lengthwise.train.optimizer import learning_rate
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """What a source of batches must offer: see `lengthwise.data.readers`."""
+
+    def next_batch(self) -> Batch:
+        """The next rows of this rank."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step reports."""
+
+    loss: float
+    """Mean negative log-likelihood over all tokens of the step and all ranks, nats per token."""
+    grad_norm: float
+    """Norm of the gradient before clipping."""
+    lr: float
+    """Learning rate used."""
+
+
+def train_step(
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    intervention: Intervention,
+    reader: Reader,
+    config: TrainConfig,
+    step: int,
+    *,
+    world: World | None = None,
+) -> StepResult:
+    """Do optimizer step `step` (from 0).
+
+    The batch is cut into `config.grad_accum` micro-batches of equal size along its rows, so that rows mean the same
+    with and without accumulation; forward pass number step * grad_accum + slot is what the intervention counts.
+
+    Raises RunFailure where the loss or the gradient is not finite; weights and moments are as before the step then.
+    """
+    world = world or World()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    device = parameters[0].device
+    lr = learning_rate(step, config)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    loss_sum = torch.zeros((), device=device)
+    for slot, part in enumerate(_micro_batches(reader.next_batch(), config.grad_accum)):
+        tokens = part.tokens.to(device, non_blocking=True)
+        state = intervention.initial_state(step * config.grad_accum + slot, part)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            nll, final_state = model.nll(tokens, state)
+        loss = nll.float().mean() / config.grad_accum
+        loss.backward()
+        intervention.observe(final_state.detach())
+        loss_sum += loss.detach()
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    world.average([*gradients, loss_sum.view(1)])
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.grad_clip, foreach=True)
+    # The one wait for the device in a step: a broken loss must be seen before it reaches the weights.
+    loss_value, norm_value = torch.stack([loss_sum, norm.float()]).tolist()
+    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+        raise _non_finite(step, lr, loss_value, norm_value)
+    optimizer.step()
+    return StepResult(loss_value, norm_value, lr)
+
+
+def _micro_batches(batch: Batch, count: int) -> list[Batch]:
+    if count == 1:
+        return [batch]
+    pairs = zip(_cut(batch.tokens, count), _cut(batch.reset, count), strict=True)
+    return [Batch(tokens, reset) for tokens, reset in pairs]
+
+
+def _cut(tensor: Tensor, count: int) -> list[Tensor]:
+    return list(tensor.split(tensor.shape[0] // count))
+
+
+def _non_finite(step: int, lr: float, loss: float, norm: float) -> RunFailure:
+    return RunFailure(
+        expected="a finite loss and a finite gradient",
+        got=f"loss {loss:g}, gradient norm {norm:g}",
+        where=f"training step {step + 1}, learning rate {lr:.3g}",
+        fix="start a new run with a lower peak_lr or a longer warm-up, from the last checkpoint if you like "
+        "(init_from); that checkpoint was kept",
+    )

@@ -2,7 +2,7 @@
 
 | file | content | how written |
 |---|---|---|
-| `manifest.json` | kind, resolved config, status, versions, git commit, hardware, data hashes, start and end | replaced |
+| `manifest.json` | kind, config, status, versions, git commit, hardware, data hashes, start, end | replaced |
 | `metrics.jsonl`, `samples.jsonl` | one record a line | appended, flushed |
 | `arrays.safetensors` | named arrays | replaced |
 | other JSON files | results of a kind of run | replaced |

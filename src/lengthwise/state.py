@@ -155,7 +155,7 @@ class State:
         finite = torch.ones(self.batch_size, dtype=torch.bool)
         for _, tensor in self.named_tensors():
             if tensor.is_floating_point():
-                # A sum is finite only if all its terms are; checking it is far cheaper than isfinite over every element.
+                # A sum is finite only if its terms are; this is far cheaper than isfinite over every element.
                 total = tensor.detach().flatten(1).sum(dim=1, dtype=torch.float64)
                 finite &= torch.isfinite(total).cpu()
         return finite

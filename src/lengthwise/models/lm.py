@@ -27,8 +27,8 @@ MAX_LOGITS = 1 << 24
 class Output:
     """What a forward pass returns."""
 
-    logits: Float[Tensor, "B T vocab"] | None
-    """Padded rows of the vocabulary are -inf. T is 1 for logits="last"; None for "none"."""
+    logits: Float[Tensor, "B _ vocab"] | None
+    """All T positions, one for logits="last", None for "none". Padded rows of the vocabulary are -inf."""
     hidden: Float[Tensor, "B T D"]
     """After the final norm."""
     state: State

@@ -1,0 +1,114 @@
+"""Run folders: atomic, resumable, and never another run's."""
+
+import errno
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lengthwise.errors import InputError, RunFailure, near_matches
+from lengthwise.runs import RunFolder, atomic_write_bytes, atomic_write_json
+from lengthwise.seeds import derive_seed
+
+
+def test_create_open_and_finish(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run", "measure", {"length": 64, "metrics": ("a", "b")})
+    run.append_metrics({"step": 1})
+    run.write_arrays({"nll": np.arange(3.0)})
+    run.write_json("summary.json", {"x": None})
+    run.finish()
+    found = RunFolder.open(tmp_path / "run")
+    assert found.manifest["status"] == "complete"
+    assert found.manifest["config"]["metrics"] == ["a", "b"]
+    assert found.manifest["finished"] >= found.manifest["started"]
+    assert "torch" in found.manifest["versions"]
+    assert found.read_metrics() == [{"step": 1}]
+    assert found.read_json("summary.json") == {"x": None}
+    assert found.read_arrays()["nll"].tolist() == [0, 1, 2]
+    assert found.read_json("absent.json") is None
+
+
+def test_resume_takes_up_the_same_run(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "train", {"steps": 5, "betas": (0.9, 0.95)})
+    with pytest.raises(InputError, match="--resume"):
+        RunFolder.create(tmp_path, "train", {"steps": 5, "betas": (0.9, 0.95)})
+    resumed = RunFolder.create(tmp_path, "train", {"steps": 5, "betas": (0.9, 0.95)}, resume=True)
+    assert len(resumed.manifest["resumed"]) == 1
+
+
+def test_another_run_is_refused(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "run", "train", {"steps": 5})
+    with pytest.raises(InputError, match=r"steps \(5 there, 6 here\)"):
+        RunFolder.create(tmp_path / "run", "train", {"steps": 6}, resume=True)
+    with pytest.raises(InputError, match="differs in kind"):
+        RunFolder.create(tmp_path / "run", "measure", {"steps": 5}, resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="other files"):
+        RunFolder.create(tmp_path / "other", "train", {})
+    with pytest.raises(InputError, match="a file"):
+        RunFolder.create(tmp_path / "other" / "thesis.txt", "train", {})
+
+
+def test_torn_last_line_is_left_out_and_not_glued(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "train", {})
+    run.append_metrics({"step": 1})
+    with open(tmp_path / "metrics.jsonl", "a") as stream:
+        stream.write('{"step": 2, "lo')
+    assert run.read_metrics() == [{"step": 1}]
+    run.append_metrics({"step": 2})
+    assert run.read_metrics() == [{"step": 1}, {"step": 2}]
+    run.truncate_metrics(lambda record: record["step"] < 2)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+def test_unreadable_runs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run folder"):
+        RunFolder.open(tmp_path)
+    run = RunFolder.create(tmp_path / "run", "train", {})
+    (run.path / "arrays.safetensors").write_bytes(b"xx")
+    with pytest.raises(InputError, match="safetensors"):
+        run.read_arrays()
+    run.update_manifest(format_version=99)
+    with pytest.raises(InputError, match="format 99"):
+        RunFolder.open(run.path)
+
+
+def test_missing_numbers_are_none_never_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        atomic_write_json(tmp_path / "x.json", {"value": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_full_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    atomic_write_bytes(tmp_path / "file", b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunFailure, match="no space left on the device"):
+        atomic_write_bytes(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_errors_have_four_parts_and_survive_pickling() -> None:
+    error = InputError(expected="a", got="b", where="c", fix="d")
+    assert str(error) == "expected a; got b; in c; d"
+    assert error.exit_code == 2
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is InputError
+    assert str(again) == str(error)
+    assert RunFailure(expected="a", got="b", where="c", fix="d").exit_code == 1
+    assert near_matches("measur", ["measure", "train"]) == "did you mean 'measure'?"
+    assert near_matches("zzz", ["measure", "train"]) == "known: measure, train"
+
+
+def test_seeds_do_not_depend_on_order_or_process() -> None:
+    assert derive_seed(0, "noise", 3) == derive_seed(0, "noise", 3)
+    assert len({derive_seed(0, "noise", i) for i in range(100)} | {derive_seed(1, "noise", 0)}) == 101
+    assert derive_seed(7, "windows", 2) == json.loads(json.dumps(derive_seed(7, "windows", 2)))

@@ -1,0 +1,102 @@
+"""The state as a value."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lengthwise.errors import InputError
+from lengthwise.layers.mamba2 import Mamba2State
+from lengthwise.state import State
+
+
+def make(rows: int = 3, layers: int = 2, seed: int = 0) -> State:
+    random = torch.Generator().manual_seed(seed)
+    return State(
+        tuple(
+            Mamba2State(
+                ssm=torch.randn(rows, 2, 3, 4, generator=random), conv=torch.randn(rows, 3, 5, generator=random)
+            )
+            for _ in range(layers)
+        )
+    )
+
+
+def test_kinds_and_names() -> None:
+    state = make()
+    assert [name for name, _ in state.named_tensors("recurrent")] == ["layers.0.ssm", "layers.1.ssm"]
+    assert [name for name, _ in state.named_tensors("short")] == ["layers.0.conv", "layers.1.conv"]
+    assert state.batch_size == 3
+    assert state.nbytes == 2 * 3 * (24 + 15) * 4
+
+
+def test_operations_do_not_mutate() -> None:
+    state = make()
+    copies = {name: tensor.clone() for name, tensor in state.named_tensors()}
+    state.map("recurrent", lambda tensor: tensor * 2)
+    state.where(torch.tensor([True, False, True]), make(seed=1))
+    state.zeros_like()
+    state.rows(torch.tensor([0, 0]))
+    state.to(dtype=torch.float64)
+    assert all(torch.equal(tensor, copies[name]) for name, tensor in state.named_tensors())
+    with pytest.raises(AttributeError):
+        state.layers = ()  # type: ignore[misc]
+
+
+def test_map_touches_one_kind_only() -> None:
+    state = make()
+    doubled = state.map("short", lambda tensor: tensor * 2)
+    assert torch.equal(doubled.layers[1].conv, state.layers[1].conv * 2)
+    assert doubled.layers[1].ssm is state.layers[1].ssm
+
+
+def test_rows_where_cat() -> None:
+    state, other = make(), make(seed=1)
+    picked = state.rows(torch.tensor([2, 0, 2, 1]))
+    assert torch.equal(picked.layers[0].ssm[2], state.layers[0].ssm[2])
+    assert picked.batch_size == 4
+    mixed = state.where(torch.tensor([True, False, True]), other)
+    assert torch.equal(mixed.layers[0].conv[1], other.layers[0].conv[1])
+    assert torch.equal(mixed.layers[0].conv[0], state.layers[0].conv[0])
+    assert torch.equal(State.cat([state, other]).layers[1].ssm[3:], other.layers[1].ssm)
+
+
+def test_where_does_not_leak_nan_into_the_chosen_rows() -> None:
+    state = make()
+    broken = state.map(None, lambda tensor: torch.full_like(tensor, float("nan")))
+    chosen = state.where(torch.tensor([True, True, False]), broken)
+    assert chosen.finite_rows().tolist() == [True, True, False]
+
+
+def test_detach_and_gradients() -> None:
+    state = make().map(None, lambda tensor: tensor.requires_grad_())
+    mixed = state.where(torch.tensor([True, False, False]), make(seed=1))
+    mixed.layers[0].ssm.sum().backward()
+    gradient = state.layers[0].ssm.grad
+    assert gradient is not None
+    assert torch.equal(gradient[0], torch.ones(2, 3, 4))
+    assert not gradient[1:].any()
+    assert not state.detach().layers[0].ssm.requires_grad
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    state = make()
+    state.save(tmp_path / "state.safetensors")
+    loaded = State.load(tmp_path / "state.safetensors")
+    assert isinstance(loaded.layers[0], Mamba2State)
+    for (name, tensor), (_, expected) in zip(loaded.named_tensors(), state.named_tensors(), strict=True):
+        assert torch.equal(tensor, expected), name
+
+
+def test_errors(tmp_path: Path, unchecked: None) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        State.load(tmp_path / "nothing.safetensors")
+    make().save(tmp_path / "state.safetensors")
+    whole = (tmp_path / "state.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(whole[:-20])
+    with pytest.raises(InputError, match=r"save the state again"):
+        State.load(tmp_path / "cut.safetensors")
+    with pytest.raises(InputError, match="kind of state tensor"):
+        make().map("recurent", lambda tensor: tensor)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"rows \[2, 3\]"):
+        State((make(2).layers[0], make(3).layers[0]))

@@ -14,9 +14,10 @@ together, because a wrong fail needs only one of many to be wrong (`bootstrap.Re
 one good model in forty is failed and at most one bad model in forty is passed, however many bins there are.
 
 The bin of p* is chosen once, on the data, and kept in every resample. Choosing it again inside each resample would
-apply the downward pull of a minimum a second time: with seven equally good bins inside the context the lower bound then
-lies above the truth in 82 % of simulated trials instead of 2.5 %, with the bin kept in 19 %, and where the bins differ
-by 0.05 nats or more, as they do on text, in 5 % or less.
+apply the downward pull of a minimum a second time. Simulated with 64 documents, bin means of standard error 0.03 nats
+and seven bins inside the context (aim: the lower bound above the truth in 2.5 % of trials): seven equally good bins,
+82 % with the bin chosen again and 19 % with it kept; seven bins that span 0.05 nats, 35 % and 5 %; 0.3 nats, as text
+gives, 3 % and 3 %.
 """
 
 from __future__ import annotations

@@ -154,6 +154,11 @@ def _unboxed(text: str) -> str:
     return " ".join(kept) or "no reason given"
 
 
+def default_out(verb: str, source: str | Path) -> Path:
+    """Where a run goes when the user does not say: ``runs/<verb>-<last name of the source>``."""
+    return Path("runs") / f"{verb}-{Path(source).resolve().stem if Path(source).is_file() else Path(source).name}"
+
+
 @contextlib.contextmanager
 def output_for(json_wanted: bool) -> Iterator[Callable[[object], None]]:
     """Keep stdout for the result: inside the block everything printed goes to stderr when `json_wanted`.
@@ -197,11 +202,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def print_plan(verb: str, plan: Mapping[str, object]) -> None:
-    """What a run would do, one line per fact, for ``--dry-run``."""
-    print_table(
-        f"lengthwise {verb} would do this (dry run: nothing was computed)", ("what", "value"), list(plan.items())
-    )
+def print_facts(title: str, facts: Mapping[str, object]) -> None:
+    """Names and values, one per line; facts inside facts are named ``outer.inner``."""
+    print_table(title, ("what", "value"), [(name.replace("_", " "), value) for name, value in _flat(facts)])
+
+
+def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _is_number(value: object) -> bool:

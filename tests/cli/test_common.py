@@ -1,0 +1,166 @@
+"""Reading options and printing results."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import tyro
+
+from lengthwise.cli.common import (
+    OptionalSize,
+    Size,
+    default_out,
+    human_bytes,
+    option_names,
+    output_for,
+    parse,
+    parse_size,
+    print_table,
+    shown,
+)
+from lengthwise.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """A verb for tests."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """Which."""
+    length: OptionalSize = None
+    """How long."""
+    batch_size: Size = 8
+    """How many."""
+    metrics: tuple[Literal["perplexity", "states"], ...] = ("perplexity",)
+    """What."""
+    rate: float = 1.0
+    """How fast."""
+    json: bool = False
+    """For machines."""
+
+
+def complaint(*words: str) -> InputError:
+    with pytest.raises(InputError) as caught:
+        parse(Options, words, verb="try")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("7", 7), ("4096", 4096), ("64k", 65536), ("1M", 1048576), ("2g", 2**31), ("1_000", 1000)]
+)
+def test_sizes(text: str, value: int) -> None:
+    assert parse_size(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "k", "-1", "1.5k", "64kb", "x"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a size; write a whole number such as 4096, 64k or 1m"):
+        parse_size(text)
+
+
+def test_options_are_read() -> None:
+    words = ["m", "--length", "64k", "--batch-size=2", "--metrics", "states", "perplexity", "--rate", "-1e-3", "--json"]
+    assert parse(Options, words, verb="try") == Options(
+        model="m", length=65536, batch_size=2, metrics=("states", "perplexity"), rate=-1e-3, json=True
+    )
+
+
+def test_underscores_are_accepted() -> None:
+    assert parse(Options, ["m", "--batch_size", "2"], verb="try").batch_size == 2
+
+
+def test_misspelled_option() -> None:
+    error = complaint("m", "--lenght", "3")
+    assert error.expected == "an option of `lengthwise try`"
+    assert error.got == "'--lenght'"
+    assert error.where == "the command line"
+    assert error.fix.startswith("did you mean '--length'")
+
+
+def test_misspelled_choice() -> None:
+    error = complaint("m", "--metrics", "states", "perplexty")
+    assert error.expected == "--metrics to be one of perplexity, states"
+    assert error.got == "'perplexty'"
+    assert error.fix == "did you mean 'perplexity'?"
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["m", "--length", "3q"], "Error parsing --length: '3q' is not a size"),
+        (["m", "--rate", "fast"], "Error parsing --rate: could not convert string to float: 'fast'"),
+        (["m", "--rate"], "Missing value for argument '--rate'"),
+        (["m", "n"], "Unrecognized options: n"),
+        ([], "MODEL"),
+    ],
+)
+def test_values_that_do_not_fit(words: list[str], part: str) -> None:
+    error = complaint(*words)
+    assert part in error.got
+    assert "\n" not in error.got
+    assert "│" not in error.got
+    assert error.fix == "see `lengthwise try --help`"
+
+
+def test_option_names() -> None:
+    assert set(option_names(Options)) == {"--length", "--batch-size", "--metrics", "--rate", "--json"}
+
+
+def test_json_alone_reaches_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    with output_for(True) as emit:
+        print("progress")
+        emit({"path": Path("a"), "missing": None})
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"path": "a", "missing": None}
+    assert captured.err == "progress\n"
+
+
+def test_json_refuses_numbers_that_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with output_for(True) as emit, pytest.raises(ValueError, match="not JSON compliant"):
+        emit({"loss": float("nan")})
+    assert capsys.readouterr().out == ""
+
+
+def test_stdout_is_given_back_after_an_error() -> None:
+    before = sys.stdout
+    with pytest.raises(KeyError), output_for(True):
+        raise KeyError
+    assert sys.stdout is before
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "-"),
+        (True, "yes"),
+        (1234567, "1,234,567"),
+        (0.123456, "0.1235"),
+        (12345.6, "12,346"),
+        ([1, None], "1, -"),
+    ],
+)
+def test_cells(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_table_has_title_columns_and_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("Sizes", ("name", "parameters"), [("a", 12345), ("b", None)])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[0] == ["Sizes"]
+    assert lines[1] == ["name", "parameters"]
+    assert lines[3:] == [["a", "12,345"], ["b", "-"]]
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (2_500_000_000, "2.5 GB")])
+def test_bytes(count: int, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+def test_default_out(tmp_path: Path) -> None:
+    recipe = tmp_path / "small.py"
+    recipe.write_text("")
+    assert default_out("train", recipe) == Path("runs/train-small")
+    assert default_out("measure", "models/mamba2-1.3b") == Path("runs/measure-mamba2-1.3b")

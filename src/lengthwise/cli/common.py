@@ -203,16 +203,19 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 
 def print_facts(title: str, facts: Mapping[str, object]) -> None:
-    """Names and values, one per line; facts inside facts are named ``outer.inner``."""
-    print_table(title, ("what", "value"), [(name.replace("_", " "), value) for name, value in _flat(facts)])
+    """Names and values, one per line; facts inside facts are named ``outer.inner``, counts of bytes get a unit."""
+    print_table(title, ("what", "value"), list(_flat(facts)))
 
 
 def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in facts.items():
+        path = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flat(value, f"{path}.")
+        elif "bytes" in path and isinstance(value, int):
+            yield path.replace("_bytes", "").replace("_", " "), human_bytes(value)
         else:
-            yield f"{prefix}{name}", value
+            yield path.replace("_", " "), value
 
 
 def _is_number(value: object) -> bool:

@@ -67,13 +67,18 @@ class CountingModel:
 
 
 def tiny_model(seed: int = 0, vocab_size: int = 11, num_layers: int = 2) -> LanguageModel:
-    """A random Mamba-2 of a few thousand parameters, its embeddings large enough for the text to matter."""
+    """A random Mamba-2 of a few thousand parameters that remembers a few dozen tokens."""
     mixer = Mamba2Config(d_state=8, headdim=8, chunk_size=8)
     model = LanguageModel(
         ModelConfig(d_model=16, num_layers=num_layers, vocab_size=vocab_size, mixer=mixer), seed=seed
     ).eval()
     with torch.no_grad():
+        # As initialised, outputs are near uniform and hardly depend on the past: wrong states would go unseen.
         model.backbone.embedding.weight.mul_(40)
+        for block in model.backbone.layers:
+            block.mixer.out_proj.weight.mul_(8)
+            block.mixer.A_log.sub_(3)
+            block.mixer.dt_bias.add_(2)
     return model
 
 

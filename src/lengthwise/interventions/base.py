@@ -44,7 +44,7 @@ class Intervention(Protocol):
         """The inverse of `state_dict`."""
         ...
 
-    def stats(self) -> dict[str, float]:
+    def stats(self) -> dict[str, int | float]:
         """Counters and fitted values worth a look while training; cumulative since the run began."""
         ...
 
@@ -83,7 +83,7 @@ class InterventionBase:
             return torch.zeros(batch_size, dtype=torch.bool)
         return torch.rand(batch_size, generator=self.generator("zero", step)) < self._zero_prob
 
-    def stats(self) -> dict[str, float]:
+    def stats(self) -> dict[str, int | float]:
         """nonfinite_rows: final states that held NaN or infinity and were not used."""
         return {"nonfinite_rows": self._nonfinite_rows}
 
@@ -106,6 +106,17 @@ def required(tensors: Mapping[str, Tensor], key: str, name: str) -> Tensor:
             fix="resume with the intervention the run was started with",
         )
     return tensors[key]
+
+
+def finite_rows(state: State) -> Tensor:
+    """Bool[B], on the CPU: True for rows without NaN and infinity in any tensor.
+
+    A row's sum is finite only if all its elements are, and float32 sums take a small part of the time of looking at
+    every element. Where a sum is not finite it may merely have overflowed, so then the elements decide.
+    """
+    sums = [t.flatten(1).sum(1, dtype=torch.float32) for _, t in state.named_tensors() if t.is_floating_point()]
+    finite = torch.stack(sums).isfinite().all(0).cpu()
+    return finite if bool(finite.all()) else state.finite_rows()
 
 
 def zero_rows(state: State, zero: Tensor) -> State:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lengthwise.data.readers import Batch
 from lengthwise.errors import InputError
-from lengthwise.interventions.base import InterventionBase, required, zero_rows
+from lengthwise.interventions.base import InterventionBase, finite_rows, required, zero_rows
 from lengthwise.state import State
 
 
@@ -67,7 +67,7 @@ class StatePassing(InterventionBase):
         if self._carry_short:
             kept |= {name for name, _ in state.named_tensors("short")}
         state = state.map_named(None, lambda name, tensor: tensor if name in kept else torch.zeros_like(tensor))
-        finite = state.finite_rows()
+        finite = finite_rows(state)
         if not bool(finite.all()):
             self._nonfinite_rows += int((~finite).sum())
             state = zero_rows(state, ~finite)
@@ -85,7 +85,7 @@ class StatePassing(InterventionBase):
         """Bool[B]: rows that start from zero."""
         return self.coins(step, batch.tokens.shape[0])
 
-    def stats(self) -> dict[str, float]:
+    def stats(self) -> dict[str, int | float]:
         """zeroed_rows: sequences that a coin (or a document start) made start from zero; and the counters."""
         return {"zeroed_rows": self._zeroed_rows, **super().stats()}
 
@@ -112,7 +112,15 @@ class StatePassing(InterventionBase):
         # Fresh memory instead of views into the file's: matrix products may round differently for addresses that are
         # aligned differently, and a resumed run is to end with the same bits.
         def fill(name: str, like: Tensor) -> Tensor:
-            return torch.empty_like(like).copy_(required(mine, name, self.name))
+            value = required(mine, name, self.name)
+            if value.shape != like.shape:
+                raise InputError(
+                    expected=f"carried states of shape {list(like.shape)} for {name}",
+                    got=str(list(value.shape)),
+                    where="the intervention's saved state",
+                    fix="resume with the model the run was started with",
+                )
+            return value.to(like.device, copy=True)
 
         return template.map_named(None, fill)
 

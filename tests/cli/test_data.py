@@ -20,7 +20,7 @@ def corpus(tmp_path: Path) -> Path:
 
 def test_tokenize_and_info_for_people(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "tokens"
-    assert main(["data", "tokenize", str(corpus), "--out", str(out)]) == 0
+    assert main(["data", "tokenize", str(corpus), "--out", str(out), "--val-frac", "0.3"]) == 0
     made = capsys.readouterr().out
     assert "train" in made
     assert "tokenizer bytes, 256 ids" in made

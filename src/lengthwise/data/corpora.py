@@ -82,7 +82,7 @@ def prepare_corpus(
         "corpus": PYTHON_CORPUS if source == PYTHON_CORPUS else "files",
         "hash": hash_files(files),
         "num_files": len(files),
-        "val_frac": val_frac if validation_files is None else None,
+        "val_frac": float(val_frac) if validation_files is None else None,
         "validation_hash": None if validation_files is None else hash_files(validation_files),
     }
     if out is not None:

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
+from typing import Any
 
 from lengthwise.errors import InputError
 
@@ -222,15 +222,15 @@ def _parse_line(file: SourceFile, number: int, line: bytes) -> Document:
 class _Counting(io.RawIOBase):
     """A raw binary stream that reports how many bytes went through it."""
 
-    def __init__(self, raw: IO[bytes], on_bytes: OnBytes | None) -> None:
+    def __init__(self, raw: io.FileIO, on_bytes: OnBytes | None) -> None:
         self._raw = raw
         self._on_bytes = on_bytes
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: object) -> int:
-        count = cast(io.RawIOBase, self._raw).readinto(buffer) or 0  # type: ignore[arg-type]
+    def readinto(self, buffer: Any) -> int:
+        count = self._raw.readinto(buffer) or 0
         if self._on_bytes is not None and count:
             self._on_bytes(count)
         return count
@@ -241,9 +241,10 @@ class _Counting(io.RawIOBase):
         super().close()
 
 
-def _open_binary(path: Path, on_bytes: OnBytes | None) -> IO[bytes]:
+def _open_binary(path: Path, on_bytes: OnBytes | None) -> io.BufferedReader:
     try:
-        raw = io.BufferedReader(_Counting(path.open("rb", buffering=0), on_bytes), buffer_size=1 << 18)
+        counting: Any = _Counting(path.open("rb", buffering=0), on_bytes)
+        raw = io.BufferedReader(counting, buffer_size=1 << 18)
     except FileNotFoundError as error:
         raise InputError(
             expected="an existing file",
@@ -269,16 +270,48 @@ def _open_binary(path: Path, on_bytes: OnBytes | None) -> IO[bytes]:
                 where=str(path),
                 fix="pip install 'lengthwise[data]'",
             ) from error
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return _Closing(reader, raw)
+        return _Closing(_ZstdReader(raw, zstandard.ZstdDecompressor().decompressobj), raw)
     return raw
+
+
+class _ZstdReader(io.RawIOBase):
+    """Decompressed bytes of zstandard frames; the package's own reader ends without a word where a file is cut off."""
+
+    def __init__(self, raw: io.BufferedReader, new_frame: Callable[[], Any]) -> None:
+        self._raw = raw
+        self._new_frame = new_frame
+        self._frame: Any = None
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            block = self._raw.read(1 << 17)
+            if not block:
+                if self._frame is not None:
+                    raise EOFError("compressed file ended before the end of a frame")
+                return 0
+            parts = []
+            while block:
+                self._frame = self._frame or self._new_frame()
+                parts.append(self._frame.decompress(block))
+                block = self._frame.unused_data if self._frame.eof else b""
+                if self._frame.eof:
+                    self._frame = None
+            self._ready = b"".join(parts)
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
 
 
 class _Closing(io.BufferedReader):
     """A buffered reader over a decompressor that closes the file below it as well."""
 
-    def __init__(self, stream: object, raw: IO[bytes]) -> None:
-        super().__init__(cast(io.RawIOBase, stream), buffer_size=1 << 18)
+    def __init__(self, stream: Any, raw: io.BufferedReader) -> None:
+        super().__init__(stream, buffer_size=1 << 18)
         self._below = raw
 
     def close(self) -> None:
@@ -286,7 +319,7 @@ class _Closing(io.BufferedReader):
         self._below.close()
 
 
-def _guarded_read(path: Path, stream: IO[bytes], line: bool = False) -> bytes:
+def _guarded_read(path: Path, stream: io.BufferedReader, line: bool = False) -> bytes:
     """Read a line or the rest, turning every way a compressed stream can be broken into one error."""
     try:
         return stream.readline() if line else stream.read()

@@ -142,11 +142,12 @@ class ShuffledWindows(_Reader):
         wanted = self.batch_size * self.world_size
         parts: list[NDArray[np.int64]] = []
         while wanted:
-            part = self._starts(self._epoch)[self._index : self._index + wanted]
+            epoch_starts = self._starts(self._epoch)
+            part = epoch_starts[self._index : self._index + wanted]
             parts.append(part)
             wanted -= len(part)
             self._index += len(part)
-            if wanted:
+            if self._index == len(epoch_starts):
                 self._epoch, self._index = self._epoch + 1, 0
         starts = np.concatenate(parts)[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
         return Batch(self._gather(starts), torch.ones(self.batch_size, dtype=torch.bool))

@@ -13,6 +13,7 @@ A store is written beside its final place and renamed when complete, so a folder
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -20,13 +21,13 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.data.tokenizers import Tokenizer
-from lengthwise.errors import InputError
+from lengthwise.errors import InputError, RunFailure
 from lengthwise.runs import write_failure
 
 FORMAT = "lengthwise-token-store"
@@ -194,7 +195,7 @@ class StoreWriter:
         self._hash = hashlib.sha256()
         self._token_ends, self._name_ends, self._byte_ends = [0], [0], [0]
         self._names: list[bytes] = []
-        self._stream: BinaryIO | None = None
+        self._stream: io.BufferedWriter | None = None
 
     def __enter__(self) -> StoreWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -294,7 +295,13 @@ def new_folder(final: Path, *, keep_existing: bool = False) -> Iterator[Path]:
         if not (keep_existing and _in_use(final)):
             os.replace(partial, final)
     except OSError as error:
-        raise write_failure(error, final) from error
+        failure = write_failure(error, final)
+        raise RunFailure(
+            expected=failure.expected,
+            got=failure.got,
+            where=failure.where,
+            fix="free some space or choose another folder, then repeat the command; nothing half-written was left",
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -357,6 +364,6 @@ def _write_flushed(path: Path, data: bytes) -> None:
         _flush(stream)
 
 
-def _flush(stream: BinaryIO) -> None:
+def _flush(stream: io.BufferedWriter) -> None:
     stream.flush()
     os.fsync(stream.fileno())

@@ -2,11 +2,22 @@
 
 import gzip
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from lengthwise.data import ByteTokenizer, HFTokenizer, TokenStore, default_cache_dir, prepare_corpus, split_of
+from lengthwise.data import (
+    ByteTokenizer,
+    HFTokenizer,
+    TokenStore,
+    corpora,
+    default_cache_dir,
+    encoding,
+    prepare_corpus,
+    split_of,
+)
 from lengthwise.data.corpora import python_files
 from lengthwise.errors import InputError
 
@@ -219,3 +230,27 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache_dir() == tmp_path / ".cache" / "lengthwise"
+
+
+def test_progress_is_what_was_written(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "_BATCH_CHARACTERS", 200)
+    shown: list[int] = []
+
+    @contextmanager
+    def bar(total: int) -> Iterator[Callable[[int], None]]:
+        assert total == sum(path.stat().st_size for path in corpus.iterdir())
+        yield shown.append
+        assert shown[-1] == total
+
+    monkeypatch.setattr(corpora, "_progress_bar", bar)
+    prepare_corpus(corpus, ByteTokenizer(), progress=True)
+    assert len(shown) == 60
+    assert shown == sorted(shown)
+    assert shown[0] == (corpus / "module00.py").stat().st_size
+
+
+def test_progress_bar_goes_to_stderr(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare_corpus(corpus, ByteTokenizer(), progress=True)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "tokenizing" in printed.err

@@ -143,7 +143,7 @@ def _show(title: str, sides: "dict[str, TokenStore]") -> None:
                 lengths[-1] if lengths else None,
             )
         )
-    columns = ("side", "documents", "tokens", "text", "bytes a token", "median length", "longest")
+    columns = ("side", "documents", "tokens", "text", "bytes/token", "median", "longest")
     print_table(title, columns, rows)
     header = next(iter(sides.values())).header
     tokenizer, source = header["tokenizer"], header["source"]

@@ -11,15 +11,15 @@ import hashlib
 import json
 import os
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lengthwise.data.documents import (
     Document,
-    OnBytes,
     ReadCounts,
     SourceFile,
     hash_files,
@@ -203,13 +203,18 @@ def _build(
     total = sum(file.path.stat().st_size for group, _ in passes for file in group)
     with ExitStack() as stack:
         writers = {side: stack.enter_context(StoreWriter(folder / side, tokenizer)) for side in SIDES}
-        on_bytes = stack.enter_context(_progress_bar(total)) if progress else None
+        show = stack.enter_context(_progress_bar(total)) if progress else None
         seen: set[bytes] = set()
         for group, fixed_side in passes:
-            for document in encode_documents(_unique(read_documents(group, counts, on_bytes), seen, counts), tokenizer):
+            for document in encode_documents(
+                _unique(read_documents(group, counts, counts.on_bytes), seen, counts), tokenizer
+            ):
                 side = fixed_side or split_of(document.name, val_frac)
                 writers[side].add(document.name, document.ids, document.num_bytes)
                 counts.inexact += not document.exact
+                reached = counts.read_until.popleft()
+                if show is not None:
+                    show(reached)
         _check_sides(writers, files, counts, val_frac, split=validation_files is None)
         description = {
             **description,
@@ -227,6 +232,13 @@ def _build(
 class _Counts(ReadCounts):
     duplicates: int = 0
     inexact: int = 0
+    stored_bytes: int = 0
+    read_until: deque[int] = field(default_factory=deque)
+    """Stored bytes read so far, for each document that is read and not yet written: reading runs ahead of encoding, and
+    progress is what was written."""
+
+    def on_bytes(self, count: int) -> None:
+        self.stored_bytes += count
 
 
 def _unique(documents: Iterable[Document], seen: set[bytes], counts: _Counts) -> Iterator[Document]:
@@ -237,6 +249,7 @@ def _unique(documents: Iterable[Document], seen: set[bytes], counts: _Counts) ->
             counts.duplicates += 1
         else:
             seen.add(digest)
+            counts.read_until.append(counts.stored_bytes)
             yield document
 
 
@@ -264,12 +277,12 @@ def _check_sides(
 
 
 @contextmanager
-def _progress_bar(total: int) -> Iterator[OnBytes]:
-    """A bar over the stored bytes of the corpus, on stderr."""
+def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over the stored bytes of the corpus, on stderr; yields a function that sets how far it is."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (TextColumn("tokenizing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("tokenizing", total=total)
-        yield lambda count: bar.advance(task, count)
+        yield lambda reached: bar.update(task, completed=reached)

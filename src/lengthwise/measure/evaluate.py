@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Integer
 
 from lengthwise.errors import InputError
 from lengthwise.measure.bins import log_bins
 from lengthwise.measure.bootstrap import Resamples
-from lengthwise.measure.perplexity import LossTable, Perplexity, check_token_bytes, perplexity
+from lengthwise.measure.perplexity import LossTable, Perplexity, check_token_bytes, perplexity_by_position
 from lengthwise.measure.restart import restart_sums
 from lengthwise.measure.stream import Advance, SequenceModel, check_tokens, full_history_sums
 from lengthwise.measure.verdict import (
@@ -34,7 +35,7 @@ class LengthEvaluation:
 
 def evaluate_length(
     model: SequenceModel,
-    tokens: Int[np.ndarray, "n T1"],
+    tokens: Integer[np.ndarray, "n T1"],
     context_length: int,
     *,
     documents: Int[np.ndarray, " n"] | None = None,
@@ -103,7 +104,7 @@ def evaluate_length(
     restart = LossTable.build(beyond, np.concatenate(restarted), tokens, ids)
     draws = Resamples.draw(table.num_documents, resamples=resamples, seed=seed)
     return LengthEvaluation(
-        perplexity=perplexity(table, draws),
+        perplexity=perplexity_by_position(table, draws),
         definition=definition_verdict(table.sums, table.tokens, edges, context_length, draws, tolerance=tolerance),
         restart=restart_verdict(
             table.beyond(context_length).sums, restart.sums, restart.tokens, beyond, draws, tolerance=restart_tolerance

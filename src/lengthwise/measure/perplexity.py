@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Integer
 
 from lengthwise.errors import InputError
 from lengthwise.measure.bootstrap import Resamples, sum_by_document
@@ -39,7 +40,7 @@ class LossTable:
     def build(
         edges: Int[np.ndarray, " edges"],
         sums: Float[np.ndarray, "n bins"],
-        tokens: Int[np.ndarray, "n T1"],
+        tokens: Integer[np.ndarray, "n T1"],
         documents: Int[np.ndarray, " n"],
         token_bytes: Int[np.ndarray, " vocab"] | None = None,
     ) -> LossTable:
@@ -90,7 +91,7 @@ class Perplexity:
     overall: BinPerplexity
 
 
-def perplexity(table: LossTable, resamples: Resamples) -> Perplexity:
+def perplexity_by_position(table: LossTable, resamples: Resamples) -> Perplexity:
     """Perplexity of every bin and over all, with two-sided intervals over documents (each bin by itself)."""
 
     def describe(start: int, end: int, columns: slice) -> BinPerplexity:
@@ -100,14 +101,14 @@ def perplexity(table: LossTable, resamples: Resamples) -> Perplexity:
         low = high = None
         if resamples.weights is not None:
             bounds = resamples.interval(np.array([mean]), resamples.means(sums, tokens))
-            low, high = math.exp(float(bounds[0][0])), math.exp(float(bounds[1][0]))
+            low, high = exponential(float(bounds[0][0])), exponential(float(bounds[1][0]))
         num_bytes = 0.0 if table.num_bytes is None else float(table.num_bytes[:, columns].sum())
         return BinPerplexity(
             start=start,
             end=end,
             tokens=int(tokens.sum()),
             nll=mean,
-            perplexity=math.exp(mean),
+            perplexity=exponential(mean),
             low=low,
             high=high,
             bits_per_byte=float(sums.sum()) / math.log(2) / num_bytes if num_bytes else None,
@@ -118,7 +119,12 @@ def perplexity(table: LossTable, resamples: Resamples) -> Perplexity:
     return Perplexity(bins, describe(edges[0], edges[-1], slice(None)))
 
 
-def check_token_bytes(token_bytes: Int[np.ndarray, " vocab"], tokens: Int[np.ndarray, "n T1"]) -> None:
+def exponential(nats: float) -> float:
+    """exp, held below the largest float: a broken model's perplexity stays a number that JSON can hold."""
+    return math.exp(min(nats, 700.0))
+
+
+def check_token_bytes(token_bytes: Int[np.ndarray, " vocab"], tokens: Integer[np.ndarray, "n T1"]) -> None:
     """Refuse a table of token sizes that does not cover the tokens.
 
     Raises:

@@ -20,10 +20,11 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from jaxtyping import Integer
 
 from lengthwise.errors import InputError
 from lengthwise.measure.stream import Advance, SequenceModel, as_rows, device_of, evaluating, pieces
-from lengthwise.shapes import Float, Int, Tensor
+from lengthwise.shapes import Float, Tensor
 from lengthwise.state import State
 
 DISTANCES = ("tv", "js", "cosine")
@@ -101,7 +102,7 @@ def distances(
 
 def remembrance_surface(
     model: SequenceModel,
-    tokens: Int[np.ndarray, "D T"],
+    tokens: Integer[np.ndarray, "D T"],
     starts: Sequence[int],
     ends: Sequence[int],
     *,
@@ -165,7 +166,7 @@ def _with_entering_rows(state: State | None, documents: int) -> State | None:
 
 
 def _read(
-    model: SequenceModel, tokens: Int[np.ndarray, "D t"], active: int, state: State | None, predict: bool
+    model: SequenceModel, tokens: Integer[np.ndarray, "D t"], active: int, state: State | None, predict: bool
 ) -> tuple[Tensor | None, State]:
     """All rows read the same tokens; logits of the last one where they are wanted."""
     rows = as_rows(tokens, device_of(model)).repeat(active, 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from jaxtyping import Integer
 
 from lengthwise.errors import InputError
 from lengthwise.measure.stream import Advance, BinSums, SequenceModel, evaluating, read_only, stream
@@ -53,7 +54,7 @@ def windows(length: int, context_length: int, stride: int) -> Iterator[tuple[int
 
 def restart_sums(
     model: SequenceModel,
-    tokens: Int[np.ndarray, "B T1"],
+    tokens: Integer[np.ndarray, "B T1"],
     edges: Int[np.ndarray, " edges"],
     context_length: int,
     *,

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Integer
 
 from lengthwise.errors import InputError, RunFailure
 from lengthwise.shapes import Float, Int, Tensor
@@ -87,14 +88,14 @@ def pieces(length: int, chunk: int, cuts: Iterable[int] = ()) -> list[tuple[int,
     return list(pairwise(edges))
 
 
-def as_rows(tokens: Int[np.ndarray, "rows T"], device: torch.device) -> Int[Tensor, "rows T"]:
+def as_rows(tokens: Integer[np.ndarray, "rows T"], device: torch.device) -> Int[Tensor, "rows T"]:
     """Rows of a token array of any integer type as the int64 that embeddings take."""
     return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(device)
 
 
 def stream(
     model: SequenceModel,
-    tokens: Int[np.ndarray, "B T1"],
+    tokens: Integer[np.ndarray, "B T1"],
     *,
     chunk: int,
     cuts: Iterable[int] = (),
@@ -116,7 +117,7 @@ def stream(
         yield Piece(start, nll, state)
 
 
-def read_only(model: SequenceModel, tokens: Int[np.ndarray, "B T"], *, chunk: int) -> State | None:
+def read_only(model: SequenceModel, tokens: Integer[np.ndarray, "B T"], *, chunk: int) -> State | None:
     """The state after reading every row from zero, without computing a loss; None where there is nothing to read."""
     device = device_of(model)
     state: State | None = None
@@ -162,7 +163,7 @@ class BinSums:
 
 def full_history_sums(
     model: SequenceModel,
-    tokens: Int[np.ndarray, "B T1"],
+    tokens: Integer[np.ndarray, "B T1"],
     edges: Int[np.ndarray, " edges"],
     *,
     chunk: int,

@@ -29,6 +29,7 @@ import numpy as np
 
 from lengthwise.errors import InputError
 from lengthwise.measure.bootstrap import Resamples
+from lengthwise.measure.perplexity import exponential
 from lengthwise.shapes import Float, Int
 
 Verdict = Literal["pass", "fail", "undecided"]
@@ -172,9 +173,9 @@ def definition_verdict(
     ratios = tuple(
         BinRatio(
             *bounds[i],
-            ratio=float(np.exp(point[i])),
-            low=None if low is None else float(np.exp(low[i])),
-            high=None if high is None else float(np.exp(high[i])),
+            ratio=exponential(float(point[i])),
+            low=None if low is None else exponential(low[i]),
+            high=None if high is None else exponential(high[i]),
         )
         for i in range(len(bounds))
     )
@@ -189,7 +190,7 @@ def definition_verdict(
         worst_bin=(worst.start, worst.end),
         first_failing_position=None if failing is None else bounds[failing][0],
         best_bin=(int(edges[best]), int(edges[best + 1])),
-        best_perplexity=float(np.exp(mean[best])),
+        best_perplexity=exponential(float(mean[best])),
         ratios=ratios,
     )
 

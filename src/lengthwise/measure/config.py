@@ -1,0 +1,168 @@
+"""What defines a measurement, as data. Imports neither torch nor numpy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from lengthwise.errors import InputError, near_matches
+
+Metric = Literal["perplexity", "restart", "remembrance", "states"]
+METRICS: tuple[Metric, ...] = ("perplexity", "restart", "remembrance", "states")
+LENGTH_FACTOR = 64
+"""The length measured where none is given, in training contexts."""
+REMEMBRANCE_LIMIT = 8192
+"""Effective Remembrance is taken up to this length, or the whole one where that is shorter, unless told otherwise."""
+
+_COUNTS = (
+    "num_sequences",
+    "windows_per_document",
+    "chunk",
+    "batch_size",
+    "bins_per_octave",
+    "bootstrap",
+    "state_sequences",
+    "remembrance_documents",
+    "remembrance_starts",
+    "remembrance_ends",
+)
+_OPTIONAL_COUNTS = ("context_length", "length", "restart_stride", "remembrance_length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureConfig:
+    """One measurement of one model.
+
+    Raises InputError for values out of range and unknown metrics.
+    """
+
+    model: str
+    """Checkpoint: a folder or the name of a shipped model."""
+    label: str | None = None
+    """How reports call this run; None: the model."""
+    data: str = "python"
+    """Corpus source; its validation side is read. `python`: the running installation's own sources."""
+    tokenizer: str | None = None
+    """Tokenizer: `bytes` or the path of a tokenizer.json. None: the checkpoint's own."""
+    context_length: int | None = None
+    """Training context T in tokens. None: the checkpoint's own."""
+    length: int | None = None
+    """Tokens L of each sequence. None: 64 training contexts."""
+    num_sequences: int = 64
+    """Sequences, each from a document of its own."""
+    windows_per_document: int = 1
+    """At most this many sequences of one document; they then count as one unit in every interval."""
+    metrics: tuple[Metric, ...] = METRICS
+    """What to measure: perplexity (with the definition verdict), restart (its verdict), remembrance, states."""
+    chunk: int = 256
+    """Tokens of a row per forward pass. Changes speed and memory, not the result."""
+    batch_size: int = 16
+    """Rows per forward pass."""
+    bins_per_octave: int = 2
+    """Position bins per doubling of the position."""
+    bootstrap: int = 2000
+    """Resamples over documents behind every interval."""
+    tolerance: float = 0.05
+    """Excess over the best perplexity inside the context that still passes the definition verdict."""
+    restart_tolerance: float = 0.01
+    """Excess perplexity over the restarted model that still passes the restart verdict."""
+    restart_stride: int | None = None
+    """Tokens between restarts. None: half the training context."""
+    state_sequences: int = 16
+    """Sequences whose states are looked at."""
+    remembrance_documents: int = 4
+    """Sequences over which Effective Remembrance is averaged."""
+    remembrance_length: int | None = None
+    """Last end of Effective Remembrance, in tokens. None: the length, at most 8192."""
+    remembrance_starts: int = 32
+    """Starts of the surface."""
+    remembrance_ends: int = 16
+    """Ends of the surface."""
+    seed: int = 0
+    """Root of the choice of documents, of offsets in them, and of the resamples."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+
+    def __post_init__(self) -> None:
+        for name in (*_COUNTS, *(name for name in _OPTIONAL_COUNTS if getattr(self, name) is not None)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise _wrong(name, value, "a whole number of at least 1")
+        for name in ("tolerance", "restart_tolerance"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise _wrong(name, getattr(self, name), "a finite number of at least 0")
+        if not self.metrics:
+            raise _wrong("metrics", (), f"at least one of {', '.join(METRICS)}")
+        for metric in self.metrics:
+            if metric not in METRICS:
+                raise InputError(
+                    expected=f"metrics among {', '.join(METRICS)}",
+                    got=repr(metric),
+                    where="MeasureConfig.metrics",
+                    fix=near_matches(str(metric), METRICS),
+                )
+
+    def resolved(self, context_length: int | None) -> MeasureConfig:
+        """The same measurement with every length filled in.
+
+        Args:
+            context_length: that of the checkpoint; None where it does not say.
+
+        Raises:
+            InputError: where no context is known, the length does not exceed it, or Effective Remembrance asks for
+                more than the length.
+        """
+        context = self.context_length if self.context_length is not None else context_length
+        if context is None:
+            raise InputError(
+                expected="a training context length",
+                got="none, neither in the checkpoint nor in the options",
+                where=self.model,
+                fix="give --context-length, the number of tokens that the model was trained on at a time",
+            )
+        length = self.length if self.length is not None else LENGTH_FACTOR * context
+        if length <= context:
+            raise InputError(
+                expected=f"a length above the training context {context}",
+                got=str(length),
+                where="MeasureConfig.length",
+                fix=f"give a longer one, for instance {LENGTH_FACTOR * context}",
+            )
+        end = self.remembrance_length if self.remembrance_length is not None else min(length, REMEMBRANCE_LIMIT)
+        if end > length:
+            raise InputError(
+                expected=f"an end of Effective Remembrance within the length {length}",
+                got=str(end),
+                where="MeasureConfig.remembrance_length",
+                fix="lower it, or raise --length",
+            )
+        if self.restart_stride is not None and self.restart_stride > context:
+            raise _wrong("restart_stride", self.restart_stride, f"at most the training context {context}")
+        return replace(self, context_length=context, length=length, remembrance_length=end)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"metrics": list(self.metrics)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MeasureConfig:
+        """The inverse of `to_dict`. Raises InputError for an unknown key, naming near matches."""
+        known = [f.name for f in fields(cls)]
+        for key in data:
+            if key not in known:
+                raise InputError(
+                    expected="a known setting of a measurement",
+                    got=repr(key),
+                    where="MeasureConfig",
+                    fix=near_matches(key, known),
+                )
+        values = dict(data)
+        if "metrics" in values:
+            values["metrics"] = tuple(values["metrics"])
+        return cls(**values)
+
+
+def _wrong(name: str, value: Any, expected: str) -> InputError:
+    return InputError(expected=expected, got=repr(value), where=f"MeasureConfig.{name}", fix=f"change {name}")

@@ -1,0 +1,143 @@
+"""What a measurement is given: the model, and sequences of text it was not trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Integer
+
+from lengthwise.checkpoints import Checkpoint, load_checkpoint
+from lengthwise.data import load_tokenizer, prepare_corpus, sample_sequences
+from lengthwise.data.tokenizers import Tokenizer
+from lengthwise.errors import InputError
+from lengthwise.measure.config import MeasureConfig
+from lengthwise.shapes import Int
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Text to measure on.
+
+    Args:
+        tokens: T inputs and one target each, in the narrowest unsigned type that holds the ids.
+        documents: document of each sequence.
+        token_bytes: bytes per token id; None where the tokenizer is not known.
+        corpus: fingerprint of the token store; None for sequences given directly.
+    """
+
+    tokens: Integer[np.ndarray, "n T1"]
+    documents: Int[np.ndarray, " n"]
+    token_bytes: Int[np.ndarray, " vocab"] | None
+    corpus: str | None
+
+    def hashes(self) -> dict[str, str]:
+        """What identifies the text: of the sequences themselves, and of the corpus they come from."""
+        digest = hashlib.sha256(str(self.tokens.shape).encode())
+        for row in self.tokens:
+            digest.update(row.astype("<i8").tobytes())
+        digest.update(self.documents.astype("<i8").tobytes())
+        found = {"sequences": digest.hexdigest()}
+        return found if self.corpus is None else {**found, "validation": self.corpus}
+
+
+def open_checkpoint(config: MeasureConfig) -> Checkpoint:
+    """The model in float32."""
+    return load_checkpoint(config.model, dtype=torch.float32)
+
+
+def choose_device(name: str) -> torch.device:
+    """auto, cpu or cuda as a device.
+
+    Raises:
+        InputError: where it is unknown or not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    problem = "no such device type"
+    try:
+        device = torch.device(name)
+        if device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available()):
+            return device
+        problem = "this machine or this build of torch has none"
+    except RuntimeError:
+        pass
+    raise InputError(
+        expected="device auto, cpu or cuda", got=f"{name!r} ({problem})", where="device", fix="use cpu or auto"
+    )
+
+
+def sample(config: MeasureConfig, checkpoint: Checkpoint, *, progress: bool) -> Sequences:
+    """Sequences from the validation side of the corpus.
+
+    Args:
+        config: resolved.
+        checkpoint: names the tokenizer where the config does not.
+        progress: show the tokenizing of a new corpus.
+
+    Raises:
+        InputError: where no tokenizer is named or it does not fit the vocabulary, or where the corpus has too few
+            documents of that length.
+    """
+    assert config.length is not None, "resolved"
+    tokenizer = _tokenizer(config, checkpoint)
+    _, validation = prepare_corpus(config.data, tokenizer, progress=progress)
+    tokens, documents = sample_sequences(
+        validation,
+        config.length,
+        config.num_sequences,
+        config.seed,
+        windows_per_document=config.windows_per_document,
+    )
+    return Sequences(narrow(tokens), documents, tokenizer.token_bytes(), validation.fingerprint)
+
+
+def given(config: MeasureConfig, checkpoint: Checkpoint, tokens: np.ndarray, documents: np.ndarray) -> Sequences:
+    """Sequences that the caller has chosen; bits per byte are known where a tokenizer is named.
+
+    Raises:
+        InputError: where tokens and document ids do not belong together.
+    """
+    if len(tokens) != len(documents):
+        raise InputError(
+            expected=f"a document id for each of {len(tokens)} sequences",
+            got=f"{len(documents)} ids",
+            where="sequences",
+            fix="pass the ids that came with the sequences",
+        )
+    named = config.tokenizer is not None or checkpoint.tokenizer_spec is not None
+    token_bytes = _tokenizer(config, checkpoint).token_bytes() if named else None
+    return Sequences(narrow(tokens), documents, token_bytes, None)
+
+
+def narrow(tokens: Integer[np.ndarray, "n T1"]) -> Integer[np.ndarray, "n T1"]:
+    """The same ids in one, two or four bytes each instead of eight; long texts are held for the whole run."""
+    if tokens.size == 0 or int(tokens.min()) < 0:
+        return tokens
+    return tokens.astype(np.min_scalar_type(int(tokens.max())), copy=False)
+
+
+def _tokenizer(config: MeasureConfig, checkpoint: Checkpoint) -> Tokenizer:
+    if config.tokenizer is not None:
+        tokenizer = load_tokenizer(config.tokenizer)
+    elif checkpoint.tokenizer_spec is None:
+        raise InputError(
+            expected="a checkpoint that names its tokenizer",
+            got="none",
+            where=config.model,
+            fix="give --tokenizer (bytes, or the path of its tokenizer.json)",
+        )
+    else:
+        base = None if checkpoint.tokenizer_spec == "bytes" else Path(checkpoint.source)
+        tokenizer = load_tokenizer(checkpoint.tokenizer_spec, base)
+    if tokenizer.vocab_size > checkpoint.config.vocab_size:
+        raise InputError(
+            expected=f"a tokenizer with at most {checkpoint.config.vocab_size} tokens, the model's vocabulary",
+            got=f"{tokenizer.name} with {tokenizer.vocab_size}",
+            where="tokenizer",
+            fix="use the tokenizer that the model was trained with",
+        )
+    return tokenizer

@@ -1,0 +1,251 @@
+"""A whole measurement: every metric over the same text, into a run folder that can be resumed.
+
+Work is cut into pieces, one batch of documents of one metric each. A finished piece is one line of `metrics.jsonl`
+that holds all that its results need, so a killed run repeats at most one piece, and the summary can be made again from
+the lines without the model.
+
+| metric | piece | line |
+|---|---|---|
+| stream | rows with full history: losses, and states of the first rows | loss sums per row and bin; state sums |
+| restart | the same rows, restarted | loss sums per row and bin beyond the context |
+| remembrance | one document at a time | its surface for every distance |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lengthwise.checkpoints import Checkpoint
+from lengthwise.errors import InputError, LengthwiseError
+from lengthwise.measure.bins import log_bins
+from lengthwise.measure.config import MeasureConfig
+from lengthwise.measure.inputs import Sequences, choose_device, given, open_checkpoint, sample
+from lengthwise.measure.perplexity import check_token_bytes
+from lengthwise.measure.remembrance import DISTANCES, remembrance_ends, remembrance_starts, remembrance_surface
+from lengthwise.measure.restart import default_stride, restart_sums, windows
+from lengthwise.measure.states import StateStatistics, state_positions
+from lengthwise.measure.stream import Advance, Piece, SequenceModel, check_tokens, full_history_sums
+from lengthwise.measure.summary import summarize
+from lengthwise.runs import RunFolder
+
+
+def measure(
+    config: MeasureConfig,
+    out: str | Path,
+    *,
+    checkpoint: Checkpoint | None = None,
+    sequences: tuple[np.ndarray, np.ndarray] | Sequences | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Measure a model and leave a run folder of kind "measure" at `out`.
+
+    Args:
+        config: what to measure. A folder of another config is refused.
+        out: run folder; new or empty, or holding this run when `resume` is set.
+        checkpoint: the model, already loaded; None to load `config.model`.
+        sequences: (tokens [n, L + 1], document ids [n]) or `Sequences`; None to sample them from the corpus. Their
+            number and length replace those of the config.
+        resume: go on with a run that was interrupted.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        InputError: where the model, the text or the lengths do not fit, or the folder holds another run.
+        RunFailure: where a loss or a state is not finite, or the device is full.
+    """
+    checkpoint = open_checkpoint(config) if checkpoint is None else checkpoint
+    resolved = config.resolved(checkpoint.context_length)
+    device = choose_device(config.device)
+    if sequences is None:
+        text = sample(resolved, checkpoint, progress=progress)
+    else:
+        text = sequences if isinstance(sequences, Sequences) else given(config, checkpoint, *sequences)
+        resolved = _fitted(config, checkpoint, text)
+    check_tokens(text.tokens, checkpoint.config.vocab_size, batch_size=resolved.batch_size, chunk=resolved.chunk)
+    if text.token_bytes is not None:
+        check_token_bytes(text.token_bytes, text.tokens)
+    hashes = text.hashes()
+    run = RunFolder.create(out, "measure", resolved.to_dict(), resume=resume, data_hashes=hashes)
+    if run.manifest["data_hashes"] != hashes:
+        raise InputError(
+            expected="the text that this run began with",
+            got="other sequences from the same options (the corpus has changed)",
+            where=str(run.path),
+            fix="choose another --out, or restore the corpus",
+        )
+    plan = _Plan.make(resolved, text)
+    try:
+        _work(checkpoint.model.to(device), plan, text, run, progress)
+        summary, arrays = summarize(resolved, plan.edges, text, run.read_metrics())
+        run.write_arrays(arrays)
+        run.write_json("summary.json", summary)
+    except LengthwiseError:
+        run.finish("failed")
+        raise
+    run.finish()
+    # As a reader of the folder gets it: lists, not tuples.
+    return dict(run.read_json("summary.json"))
+
+
+def _fitted(config: MeasureConfig, checkpoint: Checkpoint, text: Sequences) -> MeasureConfig:
+    """The config with the number and the length of the sequences that were given."""
+    length = text.tokens.shape[1] - 1 if text.tokens.ndim == 2 else 0
+    fitted = replace(config, num_sequences=max(1, len(text.tokens)), length=max(1, length))
+    return fitted.resolved(checkpoint.context_length)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The pieces of a measurement."""
+
+    config: MeasureConfig
+    context_length: int
+    edges: np.ndarray
+    batches: tuple[slice, ...]
+    positions: tuple[int, ...]
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+    num_documents: int
+
+    @staticmethod
+    def make(config: MeasureConfig, text: Sequences) -> _Plan:
+        """Cut the work."""
+        context, length, end = config.context_length, config.length, config.remembrance_length
+        assert context is not None
+        assert length is not None
+        assert end is not None
+        rows, metrics = len(text.tokens), config.metrics
+        surface = "remembrance" in metrics
+        return _Plan(
+            config=config,
+            context_length=context,
+            edges=log_bins(length, context, per_octave=config.bins_per_octave),
+            batches=tuple(slice(i, min(i + config.batch_size, rows)) for i in range(0, rows, config.batch_size)),
+            positions=tuple(state_positions(length, context)) if "states" in metrics else (),
+            starts=tuple(remembrance_starts(end, context, config.remembrance_starts)) if surface else (),
+            ends=tuple(remembrance_ends(end, context, config.remembrance_ends)) if surface else (),
+            num_documents=min(config.remembrance_documents, rows) if surface else 0,
+        )
+
+    def pieces(self) -> list[tuple[str, int]]:
+        """(metric, index) of every piece, in order."""
+        found: list[tuple[str, int]] = []
+        for index, rows in enumerate(self.batches):
+            if {"perplexity", "restart"} & set(self.config.metrics) or self.state_rows(rows):
+                found.append(("stream", index))
+            if "restart" in self.config.metrics:
+                found.append(("restart", index))
+        return found + [("remembrance", index) for index in range(self.num_documents)]
+
+    def state_rows(self, rows: slice) -> int:
+        """How many of these rows have their states looked at."""
+        if "states" not in self.config.metrics:
+            return 0
+        return max(0, min(rows.stop, self.config.state_sequences) - rows.start)
+
+    def cost(self, piece: tuple[str, int]) -> int:
+        """Tokens that a piece reads."""
+        metric, index = piece
+        if metric == "remembrance":
+            return sum(self.ends[-1] + 1 - start for start in {0, *self.starts})
+        rows = self.batches[index].stop - self.batches[index].start
+        length = int(self.edges[-1])
+        if metric == "stream":
+            return rows * length
+        stride = self.config.restart_stride or default_stride(self.context_length)
+        return rows * self.context_length * len(list(windows(length, self.context_length, stride)))
+
+
+def _work(model: SequenceModel, plan: _Plan, text: Sequences, run: RunFolder, progress: bool) -> None:
+    """Compute the pieces that the run does not hold yet."""
+    pieces = plan.pieces()
+    done = {(record["metric"], record["index"]) for record in run.read_metrics()}
+    with _bar(sum(map(plan.cost, pieces)), shown=progress) as bar:
+        for metric, index in pieces:
+            if (metric, index) in done:
+                bar(plan.cost((metric, index)))
+                continue
+            result = _PIECES[metric](model, plan, text, index, bar)
+            run.append_metrics({"metric": metric, "index": index, **result})
+
+
+def _stream_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
+    rows = plan.batches[index]
+    num_rows = plan.state_rows(rows)
+    states = StateStatistics(plan.positions)
+
+    def look(piece: Piece) -> None:
+        states.look(piece.end, piece.state, num_rows)
+
+    sums = full_history_sums(
+        model,
+        text.tokens[rows],
+        plan.edges,
+        chunk=plan.config.chunk,
+        cuts=plan.positions if num_rows else (),
+        look=look if num_rows else None,
+        advance=bar,
+    )
+    return {"sums": sums.tolist(), "states": states.to_record() if num_rows else None}
+
+
+def _restart_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
+    sums = restart_sums(
+        model,
+        text.tokens[plan.batches[index]],
+        plan.edges[np.searchsorted(plan.edges, plan.context_length) :],
+        plan.context_length,
+        stride=plan.config.restart_stride,
+        chunk=plan.config.chunk,
+        batch_size=plan.config.batch_size,
+        advance=bar,
+    )
+    return {"sums": sums.tolist()}
+
+
+def _remembrance_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
+    row = text.tokens[index : index + 1, : plan.ends[-1] + 1]
+    surface = remembrance_surface(model, row, plan.starts, plan.ends, advance=bar)
+    # JSON has no NaN: what lies beyond its end is null.
+    values = {
+        name: [[None if np.isnan(v) else v for v in line] for line in surface[name][0].tolist()] for name in DISTANCES
+    }
+    return {"starts": list(plan.starts), "ends": list(plan.ends), "values": values}
+
+
+_PIECES = {"stream": _stream_piece, "restart": _restart_piece, "remembrance": _remembrance_piece}
+
+
+@contextmanager
+def _bar(total: int, *, shown: bool) -> Iterator[Advance]:
+    """A bar over the tokens to read, with rate and time left, on stderr; silent where it is not wanted."""
+    if not shown:
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("measuring"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task("measuring", total=total, rate="")
+
+        def advance(count: int) -> None:
+            speed = display.tasks[0].speed
+            display.update(task, advance=count, rate="" if speed is None else f"{speed:,.0f} tokens/s")
+
+        yield advance

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from lengthwise.checkpoints import load_checkpoint
+from lengthwise.measure.config import MeasureConfig
+from lengthwise.measure.remembrance import TOKENS_PER_FORWARD as REMEMBRANCE_TOKENS
+from lengthwise.measure.remembrance import remembrance_starts
+from lengthwise.measure.restart import default_stride, windows
 from lengthwise.models.config import ModelConfig
 from lengthwise.models.lm import MAX_LOGITS
 from lengthwise.train.config import TrainConfig
 from lengthwise.train.prepare import starting_point
 
 FLOAT_BYTES = 4
-PROCESS_BYTES = 350_000_000
-"""Python, torch and its threads with no model loaded, resident, on Linux."""
+PROCESS_BYTES = 250_000_000
+"""Python with torch and no model loaded, resident, on Linux."""
+COPIES = 2
+"""Each activation and, while it is made or differentiated, its gradient or a copy in another layout. Compared with the
+resident peak of a training step at width 256, 4 layers, 8 x 512 tokens: 1.3 GB estimated, 1.3 GB seen."""
 
 
 def layer_floats(config: ModelConfig) -> int:
@@ -54,7 +62,7 @@ def train_plan(config: TrainConfig) -> dict[str, Any]:
     state_bytes = model.init_state(1).nbytes
     memory = {
         "weights, gradients, moments": 4 * FLOAT_BYTES * parameters,
-        "activations": micro_batch * context_length * sizes.num_layers * layer_floats(sizes) * FLOAT_BYTES,
+        "activations": micro_batch * context_length * sizes.num_layers * layer_floats(sizes) * FLOAT_BYTES * COPIES,
         "logits": logit_bytes(sizes, micro_batch * context_length, gradients=True),
         "states": 3 * micro_batch * state_bytes,
         "process": PROCESS_BYTES,
@@ -69,6 +77,60 @@ def train_plan(config: TrainConfig) -> dict[str, Any]:
         "steps": config.steps,
         "tokens": tokens,
         "tokens_per_parameter": tokens / parameters,
+        "state_bytes_per_sequence": state_bytes,
+        "memory_bytes": {**memory, "all": sum(memory.values())},
+    }
+
+
+def measure_plan(config: MeasureConfig) -> dict[str, Any]:
+    """Sizes of a measurement; loads the model, reads no text.
+
+    Returns:
+        The lengths that will be used, tokens read for each part, and bytes of memory by purpose.
+
+    Raises:
+        InputError: the model is not there, or the lengths do not fit.
+    """
+    checkpoint = load_checkpoint(config.model)
+    model, sizes = checkpoint.model, checkpoint.config
+    full = config.resolved(checkpoint.context_length)
+    assert full.length is not None
+    assert full.context_length is not None
+    assert full.remembrance_length is not None
+    state_bytes = model.init_state(1).nbytes
+    stride = full.restart_stride or default_stride(full.context_length)
+    num_windows = len(list(windows(full.length, full.context_length, stride)))
+    starts = remembrance_starts(full.remembrance_length - 1, full.context_length, full.remembrance_starts)
+    reads = {
+        "stream": full.num_sequences * full.length,
+        "restart": full.num_sequences * num_windows * full.context_length,
+        "remembrance": full.remembrance_documents * sum(full.remembrance_length - start for start in starts),
+    }
+    wanted = {
+        "stream": {"perplexity", "restart", "states"},
+        "restart": {"restart"},
+        "remembrance": {"remembrance"},
+    }
+    rows = max(full.batch_size, len(starts) if "remembrance" in full.metrics else 0)
+    together = max(full.batch_size * full.chunk, REMEMBRANCE_TOKENS)
+    memory = {
+        "weights": FLOAT_BYTES * model.num_parameters(),
+        # Without gradients only one layer's activations live at a time, beside the residual stream.
+        "activations": together * layer_floats(sizes) * FLOAT_BYTES * COPIES,
+        "logits": logit_bytes(sizes, together, gradients=False),
+        "states": 2 * rows * state_bytes,
+        "text": full.num_sequences * (full.length + 1) * (1 if sizes.vocab_size <= 256 else 2),
+        "process": PROCESS_BYTES,
+    }
+    return {
+        "model": config.model,
+        "parameters": model.num_parameters(),
+        "context_length": full.context_length,
+        "data": config.data,
+        "length": full.length,
+        "num_sequences": full.num_sequences,
+        "metrics": list(full.metrics),
+        "tokens_read": {name: count for name, count in reads.items() if wanted[name] & set(full.metrics)},
         "state_bytes_per_sequence": state_bytes,
         "memory_bytes": {**memory, "all": sum(memory.values())},
     }

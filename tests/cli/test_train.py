@@ -75,7 +75,7 @@ def test_zero_is_refused(lengthwise, recipe, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "got"),
     [
-        ("r.json", "{", "Expecting property name"),
+        ("r.json", "{", "no JSON: Expecting property name"),
         ("r.json", "[]", "JSON with a list at the top"),
         ("r.py", "def recip():\n    pass\n", "a Python file without a function recipe()"),
         ("r.py", "def recipe():\n    return 3\n", "recipe() returned int"),

@@ -119,7 +119,7 @@ def load_checkpoint(name_or_path: str | Path, *, dtype: torch.dtype = torch.floa
             expected="a checkpoint folder or the name of a shipped model",
             got=f"'{name_or_path}', which is neither",
             where="MODEL",
-            fix=near_matches(str(name_or_path), list_shipped()),
+            fix=f"check the path, or name a shipped model ({near_matches(str(name_or_path), list_shipped())})",
         )
     values = _read_json(path / "config.json")
     notes = values.get("lengthwise") or {}

@@ -54,6 +54,16 @@ OptionalSize = Annotated[int | None, _size_spec()]
 """As `Size`, for an option whose default is worked out from the model or the data."""
 
 
+Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
+"""An option that is either given or not; help need not say that it is off by default."""
+
+
+def default_is(value: object) -> Any:
+    """Annotation of an option that is None unless given: what help says it then stands for."""
+    text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
 def parse(options: type[Options], arguments: Sequence[str], *, verb: str) -> Options:
     """Read the command line of one verb.
 
@@ -157,6 +167,48 @@ def _unboxed(text: str) -> str:
 def default_out(verb: str, source: str | Path) -> Path:
     """Where a run goes when the user does not say: ``runs/<verb>-<last name of the source>``."""
     return Path("runs") / f"{verb}-{Path(source).resolve().stem if Path(source).is_file() else Path(source).name}"
+
+
+def given(options: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The settings among `names` that the user gave: those that are not None."""
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def stored_config(path: Path, kind: str) -> dict[str, Any]:
+    """Settings kept in a JSON file, or the resolved settings of an earlier run, to repeat it.
+
+    Args:
+        path: JSON file with an object, or a run folder.
+        kind: kind of run whose settings these must be.
+
+    Raises:
+        InputError: nothing there, no JSON object, or a run of another kind.
+    """
+
+    def refuse(got: str) -> InputError:
+        return InputError(
+            expected=f"a JSON file with settings, or the folder of a '{kind}' run",
+            got=got,
+            where=str(path),
+            fix="check the path, or mend the file",
+        )
+
+    if path.is_dir():
+        from lengthwise.runs import RunFolder
+
+        manifest = RunFolder.open(path).manifest
+        if manifest["kind"] != kind:
+            raise refuse(f"a '{manifest['kind']}' run")
+        return dict(manifest["config"])
+    if not path.is_file():
+        raise refuse("nothing of that name")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise refuse(f"no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise refuse(f"JSON with a {type(values).__name__} at the top")
+    return values
 
 
 @contextlib.contextmanager

@@ -1,14 +1,13 @@
 """`lengthwise train RECIPE`: train a model as a recipe says, resumable bit for bit."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from lengthwise.cli.common import default_out, output_for, parse, print_facts
+from lengthwise.cli.common import Flag, default_is, default_out, output_for, parse, print_facts, stored_config
 from lengthwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,13 +24,13 @@ class Options:
 
     recipe: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RECIPE")]
     """Python file, JSON file or run folder."""
-    out: Path | None = None
-    """Run folder to write. Default: runs/train-<name of the recipe>."""
-    resume: bool = False
+    out: Annotated[Path | None, default_is("runs/train-<name of the recipe>")] = None
+    """Run folder to write."""
+    resume: Flag = False
     """Go on with an interrupted run in that folder."""
-    dry_run: bool = False
+    dry_run: Flag = False
     """Print the plan, sizes and a memory estimate, and stop."""
-    json: bool = False
+    json: Flag = False
     """Print JSON for machines, and nothing else on stdout."""
 
 
@@ -64,23 +63,19 @@ def read_recipe(path: Path) -> "TrainConfig":
     """
     from lengthwise.train.config import TrainConfig
 
-    if path.is_dir():
-        from lengthwise.runs import RunFolder
-
-        run = RunFolder.open(path)
-        if run.manifest["kind"] != "train":
-            raise _no_recipe(path, f"a '{run.manifest['kind']}' run")
-        return TrainConfig.from_dict(run.manifest["config"])
-    if not path.exists():
-        raise _no_recipe(path, "nothing of that name")
-    if path.suffix == ".json":
-        return TrainConfig.from_dict(_read_json(path))
-    if path.suffix == ".py":
+    if path.suffix == ".py" and path.is_file():
         config = _call_recipe(path)
         if not isinstance(config, TrainConfig):
             raise _no_recipe(path, f"recipe() returned {type(config).__name__}")
         return config
-    raise _no_recipe(path, f"a file that ends in '{path.suffix}'")
+    if not path.is_dir() and not (path.suffix == ".json" and path.is_file()):
+        raise _no_recipe(path, "nothing of that name" if not path.exists() else f"a file that ends in '{path.suffix}'")
+    values = stored_config(path, "train")
+    if isinstance(values.get("model"), str):
+        from lengthwise.models.presets import get_preset
+
+        values["model"] = get_preset(values["model"]).to_dict()
+    return TrainConfig.from_dict(values)
 
 
 def _no_recipe(path: Path, got: str) -> InputError:
@@ -90,22 +85,6 @@ def _no_recipe(path: Path, got: str) -> InputError:
         where=str(path),
         fix="see recipes/ for examples",
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            expected="valid JSON", got=str(error), where=str(path), fix="mend the file at that place"
-        ) from error
-    if not isinstance(values, dict):
-        raise _no_recipe(path, f"JSON with a {type(values).__name__} at the top")
-    if isinstance(values.get("model"), str):
-        from lengthwise.models.presets import get_preset
-
-        values["model"] = get_preset(values["model"]).to_dict()
-    return values
 
 
 def _call_recipe(path: Path) -> object:

@@ -1,0 +1,155 @@
+"""`lengthwise measure MODEL`: up to which length does a model generalize, and why not further?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from lengthwise.cli.common import (
+    Flag,
+    OptionalSize,
+    default_is,
+    default_out,
+    given,
+    output_for,
+    parse,
+    print_facts,
+    print_table,
+    stored_config,
+)
+from lengthwise.errors import InputError
+from lengthwise.measure.config import LENGTH_FACTOR, MeasureConfig, Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure up to which length MODEL generalizes, and why not further.
+
+    Reads long held-out texts in chunks with the state carried: perplexity by position, two verdicts with intervals,
+    Effective Remembrance, the state over time. Sizes may be written as 64k or 1m.
+    """
+
+    model: Annotated[
+        tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[MODEL]", help_behavior_hint="(or --config)")
+    ] = None
+    """Checkpoint folder, or the name of a shipped model (`lengthwise models`)."""
+    data: Annotated[str | None, default_is(MeasureConfig.data)] = None
+    """Corpus: the word python, files, folders, or a folder of tokens; its validation side is read."""
+    length: Annotated[OptionalSize, default_is(f"{LENGTH_FACTOR} times the training context")] = None
+    """Tokens of each text."""
+    num_sequences: Annotated[OptionalSize, default_is(MeasureConfig.num_sequences)] = None
+    """Texts, each from a document of its own."""
+    windows_per_document: Annotated[OptionalSize, default_is(MeasureConfig.windows_per_document)] = None
+    """At most this many texts of one document; they count as one in every interval."""
+    metrics: Annotated[
+        tuple[Metric, ...] | None,
+        tyro.conf.arg(metavar="METRIC ...", help_behavior_hint="(default: all)"),
+    ] = None
+    """What to measure: perplexity, restart, remembrance, states."""
+    context_length: Annotated[OptionalSize, default_is("what the checkpoint says")] = None
+    """Training context of the model."""
+    tokenizer: Annotated[str | None, default_is("the checkpoint's own")] = None
+    """The word bytes, or the path of a tokenizer.json."""
+    chunk: Annotated[OptionalSize, default_is(MeasureConfig.chunk)] = None
+    """Tokens of a text per forward pass; speed and memory only."""
+    batch_size: Annotated[OptionalSize, default_is(MeasureConfig.batch_size)] = None
+    """Texts per forward pass; speed and memory only."""
+    seed: Annotated[int | None, default_is(MeasureConfig.seed)] = None
+    """Root of the choice of documents, of places in them, and of resamples."""
+    device: Annotated[str | None, default_is(MeasureConfig.device)] = None
+    """cpu, cuda, or auto: cuda where there is one."""
+    label: Annotated[str | None, default_is("the model")] = None
+    """Name of this run in reports."""
+    config: Annotated[Path | None, default_is("none")] = None
+    """JSON file with settings (any of MeasureConfig), or the folder of a measure run to repeat. Options win."""
+    out: Annotated[Path | None, default_is("runs/measure-<name of the model>")] = None
+    """Run folder to write."""
+    resume: Flag = False
+    """Go on with an interrupted run in that folder."""
+    dry_run: Flag = False
+    """Print the plan, sizes and a memory estimate, and stop."""
+    json: Flag = False
+    """Print JSON for machines, and nothing else on stdout."""
+
+
+SETTINGS = (
+    "model",
+    "data",
+    "length",
+    "num_sequences",
+    "windows_per_document",
+    "metrics",
+    "context_length",
+    "tokenizer",
+    "chunk",
+    "batch_size",
+    "seed",
+    "device",
+    "label",
+)
+"""Options that are fields of MeasureConfig."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb; returns its exit code."""
+    options = parse(Options, arguments, verb="measure")
+    with output_for(options.json) as emit:
+        config = read_config(options)
+        out = options.out or default_out("measure", config.model)
+        if options.dry_run:
+            from lengthwise.plan import measure_plan
+
+            plan = {"out": str(out), **measure_plan(config)}
+            emit(plan) if options.json else print_facts("This run would (dry run: nothing was measured)", plan)
+            return 0
+        from lengthwise.measure import measure
+
+        summary = measure(config, out, resume=options.resume)
+        emit({"run": str(out), **summary}) if options.json else print_summary(str(out), summary)
+    return 0
+
+
+def read_config(options: Options) -> MeasureConfig:
+    """Stored settings, overridden by the options that were given."""
+    stored = {} if options.config is None else stored_config(options.config, "measure")
+    values = {**stored, **given(options, SETTINGS)}
+    if "model" not in values:
+        raise InputError(
+            expected="a model to measure",
+            got="no MODEL and no --config",
+            where="the command line",
+            fix="give a checkpoint folder or a name that `lengthwise models` lists",
+        )
+    return MeasureConfig.from_dict(values)
+
+
+def print_summary(out: str, summary: dict[str, Any]) -> None:
+    """The verdicts in words, perplexity by position, and where the rest is."""
+    print(
+        f"{summary['label'] or summary['model']}: trained on {summary['context_length']:,} tokens at a time,", end=" "
+    )
+    print(f"measured on {summary['num_sequences']:,} texts of {summary['length']:,} tokens\n")
+    verdicts = summary.get("verdicts") or {}
+    for sentence in verdicts.get("words") or ():
+        print(f"* {sentence}")
+    perplexity = summary.get("perplexity")
+    if perplexity:
+        ratios = {r["start"]: r["ratio"] for r in (verdicts.get("definition") or {}).get("ratios", ())}
+        print_table(
+            "Perplexity by position",
+            ("tokens read", "perplexity", "low", "high", "ratio to best inside", "bits per byte"),
+            [
+                (
+                    f"{each['start']:,} to {each['end']:,}",
+                    each["perplexity"],
+                    each["low"],
+                    each["high"],
+                    ratios.get(each["start"]),
+                    each["bits_per_byte"],
+                )
+                for each in perplexity["bins"]
+            ],
+        )
+    print(f"run folder: {out}\npage:       lengthwise report {out}")

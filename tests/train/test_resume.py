@@ -23,46 +23,41 @@ from lengthwise.train.snapshots import list_snapshots
 ROOT = Path(__file__).parents[2]
 
 
-def start(
-    config: TrainConfig, folder: Path, out: Path, *, die: str = "", resume: bool = False
-) -> subprocess.Popen[str]:
+def start(config: TrainConfig, folder: Path, out: Path, *, die_in_save: int | None = None) -> subprocess.Popen[str]:
     tiny_store(folder / "store")
-    job = {"config": config.to_dict(), "store": str(folder / "store"), "out": str(out), "die": die}
+    job = {"config": config.to_dict(), "store": str(folder / "store"), "out": str(out), "die_in_save": die_in_save}
     command = [sys.executable, "-m", "tests.train.worker", json.dumps(job)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def test_kill_9_in_the_middle_and_resume(tmp_path: Path) -> None:
-    """Killed three ways at once: in a step, while a checkpoint is written, and from outside whenever it happens."""
-    passing = tiny_config("state-passing", steps=14)
-    lanes = tiny_config("tbtt", steps=14, grad_accum=2)
-    long = tiny_config("fitted-noise", steps=40)
-    in_step = start(passing, tmp_path, tmp_path / "in-step", die="step:10")
-    in_save = start(lanes, tmp_path, tmp_path / "in-save", die="save:9")
-    outside = start(long, tmp_path, tmp_path / "outside")
+def test_kill_9_and_resume(tmp_path: Path) -> None:
+    """One run is killed from outside at whatever it is doing, one while its checkpoint has all files but no name."""
+    passing, lanes = tiny_config("state-passing", steps=40), tiny_config("tbtt", steps=14, grad_accum=2)
+    outside = start(passing, tmp_path, tmp_path / "outside")
+    in_save = start(lanes, tmp_path, tmp_path / "in-save", die_in_save=9)
     deadline = time.monotonic() + 120
     while not list_snapshots(tmp_path / "outside") and outside.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     outside.send_signal(signal.SIGKILL)
-    for process in (in_step, in_save, outside):
+    for process in (outside, in_save):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL, errors
 
     assert [path.name for path in list_snapshots(tmp_path / "in-save")] == ["step-00000003", "step-00000006"]
     assert (tmp_path / "in-save/checkpoints/.step-00000009.partial").is_dir()
-    assert [path.name for path in list_snapshots(tmp_path / "in-step")] == ["step-00000006", "step-00000009"]
-    assert RunFolder.open(tmp_path / "in-step").manifest["status"] == "running"
-    assert [record["step"] for record in metrics_of(tmp_path / "in-step")] == [2, 4, 6, 8, 10]
+    assert [record["step"] for record in metrics_of(tmp_path / "in-save")] == [2, 4, 6, 8]
+    assert RunFolder.open(tmp_path / "in-save").manifest["status"] == "running"
 
     store = tiny_store(tmp_path / "store")
-    for config, name in ((passing, "in-step"), (lanes, "in-save"), (long, "outside")):
+    for config, name in ((passing, "outside"), (lanes, "in-save")):
         whole = tmp_path / f"{name}-whole"
         train(config, whole, store=store, progress=False)
         train(config, tmp_path / name, store=store, resume=True, progress=False)
         assert_same_bits(tmp_path / name, whole)
-        assert RunFolder.open(tmp_path / name).manifest["status"] == "complete"
-        assert len(RunFolder.open(tmp_path / name).manifest["resumed"]) == 1
+        manifest = RunFolder.open(tmp_path / name).manifest
+        assert manifest["status"] == "complete"
+        assert len(manifest["resumed"]) == 1
     assert not list((tmp_path / "in-save/checkpoints").glob(".*"))
 
 
@@ -145,18 +140,28 @@ def test_ctrl_c_saves_and_says_how_to_go_on(
     assert_same_bits(tmp_path / "cut", tmp_path / "whole")
 
 
+def test_a_complete_run_is_returned_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, store = tiny_config(), tiny_store(tmp_path / "store")
+    first = train(config, tmp_path / "run", store=store, progress=False)
+    manifest = (tmp_path / "run/manifest.json").read_bytes()
+    cut_power(monkeypatch, at_batch=1)
+    again = train(config, tmp_path / "run", store=store, resume=True, progress=False)
+    assert again.checkpoint_path == first.checkpoint_path
+    assert (tmp_path / "run/manifest.json").read_bytes() == manifest
+
+
 def test_resuming_with_another_number_of_threads_warns(tmp_path: Path) -> None:
     config, store = tiny_config(), tiny_store(tmp_path / "store")
     result = train(config, tmp_path / "run", store=store, progress=False)
     setting = {**result.run.manifest["setting"], "threads": 64}
-    result.run.update_manifest(setting=setting)
+    result.run.update_manifest(setting=setting, status="running")
     with pytest.warns(UserWarning, match=r"another setting \(threads 64 -> \d+\): .* last bits may differ"):
         train(config, tmp_path / "run", store=store, resume=True, progress=False)
 
 
 def test_a_damaged_checkpoint_is_named_with_the_way_back(tmp_path: Path) -> None:
     config, store = tiny_config(), tiny_store(tmp_path / "store")
-    train(config, tmp_path / "run", store=store, progress=False)
+    train(config, tmp_path / "run", store=store, progress=False).run.update_manifest(status="running")
     newest = list_snapshots(tmp_path / "run")[-1]
     file = newest / "optimizer.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
@@ -170,7 +175,7 @@ def test_a_run_of_several_processes_is_not_resumed_by_one(tmp_path: Path) -> Non
     from tests.train.runs import tensors_of
 
     config, store = tiny_config(), tiny_store(tmp_path / "store")
-    train(config, tmp_path / "run", store=store, progress=False)
+    train(config, tmp_path / "run", store=store, progress=False).run.update_manifest(status="running")
     file = list_snapshots(tmp_path / "run")[-1] / "optimizer.safetensors"
     tensors, facts = tensors_of(file)
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}

@@ -1,7 +1,7 @@
 """A training run in a process of its own, for tests that kill it: python -m tests.train.worker JOB (JSON).
 
-JOB: config, store, out, and how to die: "" (not at all), "step:N" (before optimizer step N) or "save:N" (when the
-checkpoint of step N is written but has not got its name yet). It dies by SIGKILL, which no handler can soften.
+JOB: config, store, out, and die_in_save: null, or N to die by SIGKILL, which no handler can soften, when the checkpoint
+of step N is written but has not got its name yet.
 """
 
 import json
@@ -9,41 +9,30 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 from lengthwise.data.store import TokenStore
 from lengthwise.train import TrainConfig, train
 
 
-def die_at(where: str) -> None:
+def die_in_save(step: int) -> None:
     """Arrange the SIGKILL."""
-    from lengthwise.train import loop, snapshots
+    from lengthwise.train import snapshots
 
-    kind, _, number = where.partition(":")
-    if kind == "step":
-        step = loop.train_step
+    flush = snapshots._flush
 
-        def dying_step(*arguments: Any, **options: Any) -> Any:
-            if arguments[5] == int(number):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return step(*arguments, **options)
+    def dying_flush(folder: Path) -> None:
+        flush(folder)
+        if f"step-{step:08d}" in folder.name:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        loop.train_step = dying_step
-    elif kind == "save":
-        flush = snapshots._flush
-
-        def dying_flush(folder: Path) -> None:
-            flush(folder)
-            if f"step-{int(number):08d}" in folder.name:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        snapshots._flush = dying_flush
+    snapshots._flush = dying_flush
 
 
 def main() -> None:
     """Run the job."""
     job = json.loads(sys.argv[1])
-    die_at(job["die"])
+    if job["die_in_save"] is not None:
+        die_in_save(job["die_in_save"])
     store = TokenStore.open(job["store"])
     train(TrainConfig.from_dict(job["config"]), job["out"], store=store, progress=False)
 

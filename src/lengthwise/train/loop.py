@@ -88,6 +88,8 @@ def train(
         KeyboardInterrupt: after Ctrl-C, once the step in hand is finished and saved; the message says how to resume.
     """
     out = Path(out)
+    if resume and (finished := _finished(config, out)) is not None:
+        return finished
     device = resolve_device(config.device)
     with world_from_environment(device) as world:
         checkpoint = starting_point(config)
@@ -107,6 +109,16 @@ def train(
         loop = _Loop(config, run, checkpoint, reader, context_length, world, device)
         loop.run(show=progress and world.is_main)
         return TrainResult(out / "checkpoint", run)
+
+
+def _finished(config: TrainConfig, out: Path) -> TrainResult | None:
+    """The result of this very run where it is complete already, None otherwise."""
+    model = out / "checkpoint"
+    if not (out / "manifest.json").exists() or not (model / "config.json").exists():
+        return None
+    run = RunFolder.open(out)
+    same = run.manifest["kind"] == "train" and run.manifest["config"] == config.to_dict()
+    return TrainResult(model, run) if same and run.manifest["status"] == "complete" else None
 
 
 def _open_run(

@@ -1,0 +1,266 @@
+"""The numbers behind the charts: the scoreboard of verdicts, and tables for the page, for Markdown and for CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lengthwise.report import words
+from lengthwise.report.records import DISTANCES, Bin, Group, Measured
+
+Value = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One answer on the scoreboard: a verdict shown as a pill, or a text; with smaller lines below."""
+
+    text: str
+    small: str = ""
+    verdict: str | None = None
+    is_verdict: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question on the scoreboard, answered for every model."""
+
+    question: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of raw values; None is "not measured"."""
+
+    key: str
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+    def shown(self) -> list[list[str]]:
+        """The rows as a person reads them."""
+        return [[show(value) for value in row] for row in self.rows]
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown, under its title."""
+        lines = [f"### {self.title}", "", self.caption, "", _pipe(self.columns)]
+        lines.append(_pipe(["---", *["---:"] * (len(self.columns) - 1)]))
+        return "\n".join(lines + [_pipe(row) for row in self.shown()]) + "\n"
+
+    def csv(self) -> str:
+        """The table with full precision; an empty cell is "not measured"."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(["" if value is None else value for value in row] for row in self.rows)
+        return text.getvalue()
+
+
+def show(value: Value) -> str:
+    """A value as people read it: thousands separated, four significant digits, a dash for "not measured"."""
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        text = f"{value:.4g}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"
+        return text.replace("-", "−")
+    return value
+
+
+def _pipe(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def board(group: Group) -> tuple[Row, ...]:
+    """The scoreboard: what a reader wants to know first, one column per model. Empty without a measured model."""
+    if group.subject is None:
+        return ()
+    context = group.subject.context_length
+    questions = [
+        (f"Does perplexity hold past {context:,} tokens?", _definition),
+        (f"Does history beyond the last {context:,} tokens help?", _history),
+        ("Spread of the state at the far end, relative to the training length", _growth),
+        (f"Weight of text over {context:,} tokens back in the prediction, 0 to 1", _old_text),
+    ]
+    return tuple(Row(question, tuple(answer(model) for model in group.models)) for question, answer in questions)
+
+
+MISSING = Cell("not measured")
+
+
+def _definition(model: Measured) -> Cell:
+    found = model.definition
+    if found is None or found.verdict is None:
+        return Cell(words.VERDICT_WORDS[None], is_verdict=True)
+    small = [f"{words.factor(found.worst_ratio)} the best at worst"] if found.worst_ratio is not None else []
+    sure = words.interval(found.worst_low, found.worst_high)
+    small += [f"({sure})"] if sure else []
+    small += [f"fails from {found.first_failing:,} on"] if found.first_failing is not None else []
+    return Cell(words.VERDICT_WORDS[found.verdict], "\n".join(small), found.verdict, is_verdict=True)
+
+
+def _history(model: Measured) -> Cell:
+    found = model.restart
+    if found is None or found.verdict is None:
+        return Cell(words.VERDICT_WORDS[None], is_verdict=True)
+    text = {"fail": "hurts", "pass": "helps" if found.uses_history else "no harm", "undecided": "undecided"}
+    small = [f"{words.signed(found.difference)} nats per token"] if found.difference is not None else []
+    sure = words.interval(found.low, found.high, sign=True)
+    small += [f"({sure})"] if sure else []
+    small += [f"fails from {found.first_failing:,} on"] if found.first_failing is not None else []
+    return Cell(text[found.verdict], "\n".join(small), found.verdict, is_verdict=True)
+
+
+def _growth(model: Measured) -> Cell:
+    growth = words.state_growth(model)
+    return MISSING if growth is None else Cell(words.factor(growth))
+
+
+def _old_text(model: Measured) -> Cell:
+    value = words.out_of_window(model)
+    return MISSING if value is None else Cell(f"{value:.2f}")
+
+
+def all_tables(group: Group) -> tuple[Table, ...]:
+    """Every table that has something to show."""
+    tables = [
+        _verdicts(group),
+        _by_position(
+            group,
+            "perplexity",
+            "Perplexity by position",
+            "exp of the mean negative log-likelihood of each bin, with 95 % bootstrap intervals over documents.",
+            {m.name: m.perplexity or () for m in group.models},
+        ),
+        _by_position(
+            group,
+            "restart",
+            "Full history minus restart, in nats per token",
+            "Negative: the full history helps. 95 % bootstrap intervals over documents.",
+            {m.name: m.restart.bins if m.restart else () for m in group.models},
+        ),
+        _remembrance(group),
+        _states(group),
+        _heads(group),
+        _training(group),
+    ]
+    return tuple(table for table in tables if table.rows)
+
+
+def _verdicts(group: Group) -> Table:
+    rows: list[tuple[Value, ...]] = []
+    for m in group.models:
+        d, r = m.definition, m.restart
+        rows.append(
+            (
+                m.name,
+                d.verdict if d else None,
+                d.worst_ratio if d else None,
+                d.worst_low if d else None,
+                d.worst_high if d else None,
+                d.tolerance if d else None,
+                ("yes" if d.strict else "no") if d and d.strict is not None else None,
+                d.best_perplexity if d else None,
+                r.verdict if r else None,
+                r.difference if r else None,
+                r.low if r else None,
+                r.high if r else None,
+                r.tolerance if r else None,
+                m.first_failing,
+            )
+        )
+    columns = (
+        "model",
+        "definition 3.2",
+        "worst ratio",
+        "low",
+        "high",
+        "tolerance",
+        "strict",
+        "best perplexity",
+        "restart",
+        "full − restart (nats)",
+        "low",
+        "high",
+        "tolerance",
+        "first failing position",
+    )
+    caption = "Definition 3.2 made practical, and full history against restart with the last tokens of training length."
+    return Table("verdicts", "Verdicts", caption, columns, tuple(rows))
+
+
+def _by_position(group: Group, key: str, title: str, caption: str, bins: dict[str, tuple[Bin, ...]]) -> Table:
+    places = sorted({(b.start, b.end) for found in bins.values() for b in found})
+    by_place = {name: {(b.start, b.end): b for b in found} for name, found in bins.items()}
+    rows: list[tuple[Value, ...]] = []
+    for start, end in places:
+        row: list[Value] = [f"{start:,} to {end:,}"]
+        for name in bins:
+            b = by_place[name].get((start, end))
+            row += [b.value if b else None, b.low if b else None, b.high if b else None]
+        rows.append(tuple(row))
+    columns = ["positions"]
+    for m in group.models:
+        columns += [m.name, "low", "high"]
+    return Table(key, title, caption, tuple(columns), tuple(rows))
+
+
+def _remembrance(group: Group) -> Table:
+    found = [m for m in group.models if m.remembrance]
+    rows: list[tuple[Value, ...]] = []
+    for distance, name in DISTANCES.items():
+        for what in ("out_of_window", "area"):
+            label = "older than the training length" if what == "out_of_window" else "area under the curve"
+            values = [getattr(m.remembrance, what).get(distance) for m in found]
+            if any(value is not None for value in values):
+                rows.append((f"{name}, {label}", *values))
+    caption = "0: old text does not change the prediction at the end; 1: it changes it entirely."
+    columns = ("distance", *(m.name for m in found))
+    return Table("remembrance", "Effective Remembrance", caption, columns, tuple(rows))
+
+
+def _states(group: Group) -> Table:
+    found = [m for m in group.models if m.states and m.states.positions]
+    places = sorted({p for m in found if m.states for p in m.states.positions})
+    rows: list[tuple[Value, ...]] = []
+    for place in places:
+        row: list[Value] = [f"{place:,}"]
+        for m in found:
+            assert m.states is not None
+            index = m.states.positions.index(place) if place in m.states.positions else None
+            for key in ("std", "max_abs"):
+                values = m.states.whole.get(key, ())
+                row.append(values[index] if index is not None and index < len(values) else None)
+        rows.append(tuple(row))
+    columns = ["position"]
+    for m in found:
+        columns += [f"{m.name}: std", "max |s|"]
+    caption = "All elements of the recurrent state, over all layers."
+    return Table("states", "State over time", caption, tuple(columns), tuple(rows))
+
+
+def _heads(group: Group, top: int = 20) -> Table:
+    subject = group.subject
+    drift = subject.states.drift[:top] if subject and subject.states else ()
+    found = [m for m in group.models if m.states]
+    scores = [{(h.layer, h.head): h.score for h in m.states.drift} for m in found if m.states]
+    rows = tuple((h.name, *(score.get((h.layer, h.head)) for score in scores)) for h in drift)
+    caption = (
+        "Drift score: the largest |log std(t) − log std(T)| at positions t past the training length T; 0 is steady."
+    )
+    return Table("heads", "Heads that drift most", caption, ("head", *(m.name for m in found)), rows)
+
+
+def _training(group: Group) -> Table:
+    rows: list[tuple[Value, ...]] = []
+    for run in group.trainings:
+        if run.steps:
+            tenth = run.losses[-max(1, len(run.losses) // 10) :]
+            rows.append((run.name, run.steps[-1], run.losses[0], sum(tenth) / len(tenth)))
+    columns = ("run", "steps", "first loss (nats)", "mean of the last tenth (nats)")
+    return Table("training", "Training", "Loss in nats per token.", columns, tuple(rows))

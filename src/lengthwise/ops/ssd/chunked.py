@@ -1,15 +1,18 @@
 """SSD in chunks: matrix products inside a chunk, a short loop that carries the state from chunk to chunk.
 
-The derivation is in the README beside this file. All exponents are at most zero, so no decay can overflow; those
-above the diagonal are masked before the exponential, because an infinity masked afterwards has a NaN gradient.
+The gradient is written by hand (`_chunks.py`; derivation in the README), because what automatic differentiation would
+keep and read again costs more time than the arithmetic.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from torch.autograd.function import once_differentiable
 
 from lengthwise.errors import InputError
 from lengthwise.ops.padding import Padding, check_lengths, real_tokens
+from lengthwise.ops.ssd._chunks import Saved, chunk_backward, chunk_forward
 from lengthwise.shapes import Float, Int, Tensor
 
 DEFAULT_CHUNK_SIZE = 64
@@ -41,6 +44,9 @@ def ssd(
         padding: the side on which the padding of `lengths` stands.
         chunk_size: tokens a chunk; changes speed and rounding, not the result.
 
+    All arithmetic is in float32 or wider, whatever the dtype of the inputs, under autocast as well. The gradient cannot
+    be differentiated again.
+
     Returns:
         ``y`` in the dtype of `x`, and the final state in float32 or wider. Gradients flow into every input,
         `initial_state` included, and out of both results. Outputs at padding have no meaning.
@@ -49,7 +55,7 @@ def ssd(
         InputError: where a shape, a length or the chunk size does not fit.
     """
     batch, time, heads, width = x.shape
-    groups, state_size = B.shape[2:]
+    state_size = B.shape[3]
     _check(x, dt, A, B, C, initial_state, chunk_size)
     exact = torch.promote_types(x.dtype, torch.float32)
     dt = dt.to(exact)
@@ -62,64 +68,57 @@ def ssd(
 
     chunk = min(chunk_size, time)
     missing = -time % chunk
-    x_, dt_, B_, C_ = x, dt, B, C
     if missing:
         # A padded token has dt 0: it decays nothing and enters nothing.
-        x_, B_, C_ = (F.pad(tensor, (0, 0, 0, 0, 0, missing)) for tensor in (x, B, C))
-        dt_ = F.pad(dt, (0, 0, 0, missing))
-    num_chunks = (time + missing) // chunk
-    x_ = rearrange(x_, "b (c q) h p -> b c q h p", q=chunk)
-    B_ = rearrange(B_, "b (c q) g n -> b c g q n", q=chunk)
-    C_ = rearrange(C_, "b (c q) g n -> b c g q n", q=chunk)
-    dt_ = rearrange(dt_, "b (c q) h -> b c q h", q=chunk)
-    per_group = heads // groups
+        x, B, C = (F.pad(tensor, (0, 0, 0, 0, 0, missing)) for tensor in (x, B, C))
+        dt = F.pad(dt, (0, 0, 0, missing))
+    D = None if D is None else D.to(exact)
+    initial_state = None if initial_state is None else initial_state.to(exact)
+    y, final_state = _Chunked.apply(x, dt, A.to(exact), B, C, D, initial_state, chunk)
+    return y[:, :time] if missing else y, final_state
 
-    log_decay = torch.cumsum(dt_ * A.to(exact), dim=2)  # [B, c, q, H], from the chunk's start to and with token q
-    total = log_decay[:, :, -1]  # [B, c, H]
-    weighted = x_ * dt_.to(x.dtype)[..., None]  # [B, c, q, H, P]
 
-    # Inside a chunk: y[i] = sum_{j <= i} exp(log_decay[i] - log_decay[j]) (C[i] . B[j]) dt[j] x[j].
-    by_head = rearrange(log_decay, "b c q h -> b c h q")
-    exponent = by_head[..., :, None] - by_head[..., None, :]
-    causal = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).tril()
-    decay = exponent.masked_fill(~causal, float("-inf")).exp()  # [B, c, H, q, q]
-    scores = torch.matmul(C_, B_.transpose(-1, -2))  # [B, c, G, q, q]
-    mixing = (
-        rearrange(decay, "b c (g r) i j -> b c g r i j", g=groups).to(scores.dtype) * scores[:, :, :, None]
-    )  # [B, c, G, r, q, q]
-    values = rearrange(weighted, "b c q (g r) p -> b c g r q p", g=groups)
-    y = rearrange(torch.matmul(mixing, values), "b c g r q p -> b c q (g r) p")
+class _Chunked(torch.autograd.Function):
+    """`chunk_forward` and `chunk_backward` as one node of the graph."""
 
-    # What each chunk adds to the state: sum_j exp(total - log_decay[j]) B[j]^T dt[j] x[j].
-    to_end = (weighted * (total[:, :, None] - log_decay).exp().to(x.dtype)[..., None]).to(x.dtype)
-    to_end = rearrange(to_end, "b c q (g r) p -> b c g q (r p)", g=groups)
-    added = torch.matmul(B_.transpose(-1, -2), to_end).to(exact)  # [B, c, G, N, r P]
-    added = rearrange(added, "b c g n (r p) -> b c (g r) p n", r=per_group)
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor | None,
+        initial_state: Tensor | None,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            y, final_state, saved = chunk_forward(x, dt, A, B, C, D, initial_state, chunk, any(ctx.needs_input_grad))
+        if saved is not None:
+            ctx.save_for_backward(x, dt, A, D, *saved)
+            ctx.groups, ctx.has_initial_state, ctx.dtypes = B.shape[2], initial_state is not None, (B.dtype, C.dtype)
+            ctx.set_materialize_grads(False)
+        return y.to(x.dtype), final_state
 
-    # The carry, one step a chunk, in float32 or wider.
-    state = initial_state.to(exact) if initial_state is not None else None
-    before = []
-    chunk_decay = total.exp()[..., None, None]
-    for c in range(num_chunks):
-        if state is None:
-            before.append(None)
-            state = added[:, c]
-        else:
-            before.append(state)
-            state = chunk_decay[:, c] * state + added[:, c]
-    assert state is not None
-
-    if num_chunks > 1 or initial_state is not None:
-        zero = torch.zeros_like(state)
-        entering = torch.stack([zero if s is None else s for s in before], dim=1)  # [B, c, H, P, N]
-        entering = rearrange(entering, "b c (g r) p n -> b c g n (r p)", g=groups)
-        carried = torch.matmul(C_, entering.to(C_.dtype))  # [B, c, G, q, r P]
-        carried = rearrange(carried, "b c g q (r p) -> b c q (g r) p", r=per_group)
-        y = y + carried * log_decay.exp().to(carried.dtype)[..., None]
-    if D is not None:
-        y = y + x_ * D.to(x.dtype)[:, None]
-    y = rearrange(y, "b c q h p -> b (c q) h p")[:, :time]
-    return y.to(x.dtype), state
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor | None, d_final: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, dt, A, D, *saved = ctx.saved_tensors
+        dy = torch.zeros_like(x) if dy is None else dy
+        with torch.autocast(x.device.type, enabled=False):
+            grads = chunk_backward(dy, d_final, x, dt, A, D, ctx.groups, ctx.has_initial_state, Saved(*saved))
+        dtype_B, dtype_C = ctx.dtypes
+        return (
+            grads.x.to(x.dtype),
+            grads.dt,
+            grads.A,
+            grads.B.to(dtype_B),
+            grads.C.to(dtype_C),
+            grads.D,
+            grads.initial_state if ctx.has_initial_state else None,
+            None,
+        )
 
 
 def _check(

@@ -18,7 +18,7 @@ def ssd_naive(
     lengths: Int[Tensor, " B"] | None = None,
     padding: Padding = "right",
 ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P N"]]:
-    """``S[t] = exp(dt[t] A) S[t-1] + dt[t] x[t] B[t]^T``, ``y[t] = S[t] C[t] + D x[t]``; see `ssd` for the arguments."""
+    """``S[t] = exp(dt[t] A) S[t-1] + dt[t] x[t] B[t]^T``, ``y[t] = S[t] C[t] + D x[t]``; arguments as of `ssd`."""
     batch, time, heads, width = x.shape
     groups, state_size = B.shape[2:]
     dtype = torch.promote_types(x.dtype, torch.float32)

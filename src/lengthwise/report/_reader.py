@@ -51,6 +51,13 @@ class Reader:
             raise self.wrong("a whole number above zero", self.value.get(key), self._path(key))
         return value
 
+    def index(self, key: str) -> int:
+        """A whole number from zero that must be there."""
+        value = self.integer(key)
+        if value is None or value < 0:
+            raise self.wrong("a whole number from zero", self.value.get(key), self._path(key))
+        return value
+
     def text(self, key: str, choices: tuple[str, ...] = ()) -> str | None:
         """A string (one of `choices` where given), or None."""
         value = self.value.get(key)

@@ -116,8 +116,8 @@ def restart(group: Group, context: int) -> Chart | Missing:
         return Missing("restart", title, "Full history against restart was not measured.")
     shown = marks.signs(group.models, rows)
     low, high = marks.padded([row[key] for row in rows for key in ("y", "low", "high")] + [0.0], log=False, share=0.1)
-    start, end = context / 16, float(max(m.length for m in group.models))
-    x = marks.position_axis("position in tokens", max(1.0, start), end)
+    start, end = max(1.0, context / 16), float(max(m.length for m in group.models))
+    x = marks.position_axis("position in tokens", start, end)
 
     def y(field: str = "y") -> alt.Y:
         scale = alt.Scale(domain=[low, high], nice=False, zero=False)

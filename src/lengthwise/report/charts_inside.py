@@ -203,7 +203,7 @@ def heads(group: Group) -> Chart | Missing:
         "y:Q",
         title="largest change of std past training, as a factor",
         scale=alt.Scale(type="log", domain=[1, max(limit, 1.2)], nice=False),
-        axis=alt.Axis(format=".2~f", labelExpr="'×' + datum.label", values=_factors(1, max(limit, 1.2)), grid=True),
+        axis=alt.Axis(format=".2~f", labelExpr="'×' + datum.label", values=_factors(1.0, max(limit, 1.2)), grid=True),
     )
     y = alt.Y("head:N", sort=chosen, title=None, axis=alt.Axis(grid=False, labelColor="@ink"))
     data = marks.table(rows)

@@ -250,7 +250,7 @@ def _bins(reader: Reader | None, key: str, value: str) -> tuple[Bin, ...]:
         return ()
     return tuple(
         Bin(
-            start=item.integer("start") or 0,
+            start=item.index("start"),
             end=item.needed("end"),
             value=item.number(value),
             low=item.number("low"),
@@ -345,7 +345,7 @@ def _states(reader: Reader | None, arrays: dict[str, np.ndarray], where: str) ->
         if values and len(values) != len(positions):
             raise reader.wrong(f"{len(positions)} numbers, one per position,", f"{len(values)}", f"states.whole.{key}")
     drift = tuple(
-        Head(layer=item.integer("layer") or 0, head=item.integer("head") or 0, score=item.number("score"))
+        Head(layer=item.index("layer"), head=item.index("head"), score=item.number("score"))
         for item in reader.objects("drift")
     )
     return States(
@@ -361,7 +361,7 @@ def _training(run: RunFolder, name: str, role: str, notes: list[str]) -> Trainin
     _note_status(run, f"The training '{name}'", notes)
     points = []
     for record in run.read_metrics():
-        step, loss = record.get("step"), record.get("loss")
+        step, loss = (record.get("step"), record.get("loss")) if isinstance(record, dict) else (None, None)
         if isinstance(step, int) and isinstance(loss, int | float) and not isinstance(loss, bool):
             points.append((step, float(loss)))
     if len(points) > MAX_LOSS_POINTS:

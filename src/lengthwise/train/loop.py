@@ -132,7 +132,7 @@ def _open_run(
     checkpoint: Checkpoint,
 ) -> RunFolder:
     run = RunFolder.create(out, "train", config.to_dict(), resume=resume, data_hashes={"train": store.fingerprint})
-    setting = {"threads": torch.get_num_threads(), "world_size": world.size, "device": str(device)}
+    setting = {"threads": torch.get_num_threads(), "world_size": world.size, "device": device.type}
     before = run.manifest.get("setting")
     if before is None:
         run.update_manifest(setting=setting, parameters=checkpoint.model.num_parameters())

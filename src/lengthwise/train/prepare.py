@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,14 @@ from lengthwise.train.distributed import World
 
 
 def resolve_device(name: str) -> torch.device:
-    """auto, cpu, cuda or cuda:N as a device. Raises InputError where it is unknown or not there."""
+    """auto, cpu, cuda or cuda:N as a device; under torchrun, cuda is the GPU of this process's local rank.
+
+    Raises InputError where it is unknown or not there.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     problem = "no such device type"
     try:
         device = torch.device(name)

@@ -39,3 +39,9 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tokenized corpora of the tests stay out of the user's cache."""
+    os.environ["LENGTHWISE_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lengthwise.checkpoints import load_checkpoint
+from lengthwise.extend import ExtendConfig
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.measure.remembrance import TOKENS_PER_FORWARD as REMEMBRANCE_TOKENS
 from lengthwise.measure.remembrance import remembrance_starts
@@ -133,4 +134,33 @@ def measure_plan(config: MeasureConfig) -> dict[str, Any]:
         "tokens_read": {name: count for name, count in reads.items() if wanted[name] & set(full.metrics)},
         "state_bytes_per_sequence": state_bytes,
         "memory_bytes": {**memory, "all": sum(memory.values())},
+    }
+
+
+def extend_plan(config: ExtendConfig) -> dict[str, Any]:
+    """Sizes of an extension: two training runs and three measurements; reads no text.
+
+    Raises:
+        InputError: the model is not there, or the lengths do not fit.
+    """
+    resolved = config.resolved(load_checkpoint(config.model))
+    control, intervention = resolved.train_configs()
+    training = train_plan(intervention)
+    measuring = measure_plan(resolved.measure_config(config.model, None))
+    memory = {"training": training["memory_bytes"]["all"], "measuring": measuring["memory_bytes"]["all"]}
+    return {
+        "model": config.model,
+        "parameters": training["parameters"],
+        "data": config.data,
+        "train_twice": {
+            "interventions": [intervention.intervention.kind, control.intervention.kind],
+            **{name: training[name] for name in ("steps", "batch_size", "context_length", "tokens")},
+            "peak_lr": intervention.peak_lr,
+        },
+        "measure_three_times": {
+            name: measuring[name] for name in ("length", "num_sequences", "metrics", "tokens_read")
+        },
+        "state_bytes_per_sequence": training["state_bytes_per_sequence"],
+        # One after the other, so the larger counts.
+        "memory_bytes": {**memory, "all": max(memory.values())},
     }

@@ -164,3 +164,4 @@ def test_default_out(tmp_path: Path) -> None:
     recipe.write_text("")
     assert default_out("train", recipe) == Path("runs/train-small")
     assert default_out("measure", "models/mamba2-1.3b") == Path("runs/measure-mamba2-1.3b")
+    assert default_out("measure", "runs/demo/checkpoint") == Path("runs/measure-demo")

@@ -137,6 +137,14 @@ def test_interrupt_says_how_to_resume(verb, capsys: pytest.CaptureFixture[str]) 
     assert "lengthwise measure 'my model' --length 64k --resume\n" in capsys.readouterr().err
 
 
+def test_the_demo_goes_on_by_itself(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = type(sys)("lengthwise.cli.demo")
+    module.main = raising(KeyboardInterrupt())
+    monkeypatch.setitem(sys.modules, "lengthwise.cli.demo", module)
+    assert cli.main(["demo", "--out", "here"]) == 130
+    assert capsys.readouterr().err.endswith("with\n  lengthwise demo --out here\n")
+
+
 def test_interrupt_of_a_verb_that_does_not_resume(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
     module = type(sys)("lengthwise.cli.models")
     module.main = raising(KeyboardInterrupt())

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import CONTEXT
 
 from lengthwise.cli.measure import SETTINGS, Options
 from lengthwise.measure.config import MeasureConfig
-from tests.cli.conftest import CONTEXT
 
 
 @pytest.fixture

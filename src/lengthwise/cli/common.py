@@ -165,8 +165,11 @@ def _unboxed(text: str) -> str:
 
 
 def default_out(verb: str, source: str | Path) -> Path:
-    """Where a run goes when the user does not say: ``runs/<verb>-<last name of the source>``."""
-    return Path("runs") / f"{verb}-{Path(source).resolve().stem if Path(source).is_file() else Path(source).name}"
+    """Where a run goes when the user does not say: ``runs/<verb>-<name>``, after the model, recipe or run it is of."""
+    path = Path(source)
+    if path.name == "checkpoint" and path.parent.name:  # that of a run: the run has the telling name
+        path = path.parent
+    return Path("runs") / f"{verb}-{path.stem if path.is_file() else path.name}"
 
 
 def given(options: Any, names: Sequence[str]) -> dict[str, Any]:

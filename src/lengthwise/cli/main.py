@@ -20,18 +20,18 @@ class Verb(NamedTuple):
     """One sub-command; its module is `lengthwise.cli.<name>`."""
 
     summary: str
-    resumes: bool
-    """Whether an interrupted run goes on with ``--resume``."""
+    resume: tuple[str, ...] | None
+    """What to add to the command of an interrupted run so that it goes on; None where nothing goes on."""
 
 
 VERBS = {
-    "measure": Verb("up to which length does MODEL generalize, and why not further?", True),
-    "extend": Verb("make MODEL generalize, against a control trained on the same text", True),
-    "train": Verb("train a model from a recipe", True),
-    "report": Verb("one page with tables and charts from run folders", False),
-    "demo": Verb("measure, extend and report the shipped model, in a few minutes", True),
-    "data": Verb("turn text into token stores", False),
-    "models": Verb("presets and shipped models: sizes, state, training context", False),
+    "measure": Verb("up to which length does MODEL generalize, and why not further?", ("--resume",)),
+    "extend": Verb("make MODEL generalize, against a control trained on the same text", ("--resume",)),
+    "train": Verb("train a model from a recipe", ("--resume",)),
+    "report": Verb("one page with tables and charts from run folders", None),
+    "demo": Verb("measure, extend and report the shipped model, in a few minutes", ()),
+    "data": Verb("turn text into token stores", None),
+    "models": Verb("presets and shipped models: sizes, state, training context", None),
 }
 
 DEBUG_VARIABLE = "LENGTHWISE_DEBUG"
@@ -155,9 +155,10 @@ def message(error: LengthwiseError, words: Sequence[str]) -> str:
 
 
 def _interrupted(words: Sequence[str]) -> str:
-    if not words or words[0] not in VERBS or not VERBS[words[0]].resumes:
+    resume = VERBS[words[0]].resume if words and words[0] in VERBS else None
+    if resume is None:
         return "interrupted"
-    again = shlex.join(["lengthwise", *(word for word in words if word != "--resume"), "--resume"])
+    again = shlex.join(["lengthwise", *(word for word in words if word not in resume), *resume])
     return f"interrupted; what is finished is on disk, and the run goes on where it stopped with\n  {again}"
 
 

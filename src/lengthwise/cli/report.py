@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
             )
         else:
             for group in written.groups:
-                _print_group(group)
+                print_group(group)
             print(f"page: {written.page} ({human_bytes(written.num_bytes)}, opens without a network)")
             if written.figures:
                 print(f"figures: {len(written.figures)} files in {written.figures[0].parent}")
@@ -93,7 +93,7 @@ def _described(group: "Group") -> dict[str, Any]:
     }
 
 
-def _print_group(group: "Group") -> None:
+def print_group(group: "Group") -> None:
     """A group for people: headline, notes, and the scoreboard of the page."""
     from lengthwise.report.tables import board
     from lengthwise.report.words import headline

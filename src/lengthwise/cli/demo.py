@@ -1,0 +1,91 @@
+"""`lengthwise demo`: measure, extend and report the shipped model, in a few minutes on a laptop."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from lengthwise.cli.common import (
+    Flag,
+    OptionalSize,
+    default_is,
+    human_bytes,
+    output_for,
+    parse,
+    print_facts,
+)
+from lengthwise.errors import InputError
+from lengthwise.extend import ExtendConfig
+
+MEASURE = {"num_sequences": 48, "remembrance_documents": 2}
+"""What differs from the defaults of a measurement, for the sake of the minutes it takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Show the whole of lengthwise on the model that comes with it.
+
+    Measures how far the model reads, post-trains it with State Passing and, as a control, without, measures both, and
+    writes a page. Takes a few minutes on two cores. A second call continues or shows the same run.
+    """
+
+    model: Annotated[str | None, default_is("the first that is shipped")] = None
+    """Name of a shipped model, or a checkpoint folder."""
+    steps: Annotated[OptionalSize, default_is(ExtendConfig.steps)] = None
+    """Optimizer steps of State Passing, and of the control."""
+    out: Annotated[Path, tyro.conf.arg(help_behavior_hint="(default: runs/demo)")] = Path("runs/demo")
+    """Run folder to write."""
+    dry_run: Flag = False
+    """Print the plan, sizes and a memory estimate, and stop."""
+    json: Flag = False
+    """Print JSON for machines, and nothing else on stdout."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb; returns its exit code."""
+    options = parse(Options, arguments, verb="demo")
+    with output_for(options.json) as emit:
+        config = demo_config(options)
+        if options.dry_run:
+            from lengthwise.plan import extend_plan
+
+            plan = {"out": str(options.out), **extend_plan(config)}
+            emit(plan) if options.json else print_facts("The demo would (dry run: nothing was trained)", plan)
+            return 0
+        from lengthwise.extend import extend
+        from lengthwise.report import write_report
+
+        comparison = extend(config, options.out, resume=True, kind="demo")
+        written = write_report([options.out])
+        if options.json:
+            emit({"run": str(options.out), "page": str(written.page), **comparison})
+            return 0
+        from lengthwise.cli.report import print_group
+
+        for group in written.groups:
+            print_group(group)
+        print(f"page:      {written.page} ({human_bytes(written.num_bytes)}, opens without a network)")
+        print(f"new model: {options.out / 'checkpoint'}")
+    return 0
+
+
+def demo_config(options: Options) -> ExtendConfig:
+    """The extension that the demo makes.
+
+    Raises:
+        InputError: this installation ships no model and none was given.
+    """
+    from lengthwise.checkpoints import list_shipped
+
+    shipped = list_shipped()
+    if options.model is None and not shipped:
+        raise InputError(
+            expected="a shipped model",
+            got="none in this installation",
+            where="lengthwise demo",
+            fix="give one: lengthwise demo --model FOLDER, or install lengthwise again",
+        )
+    steps = ExtendConfig.steps if options.steps is None else options.steps
+    return ExtendConfig(model=options.model or shipped[0], steps=steps, measure=MEASURE)

@@ -1,0 +1,116 @@
+"""The commands of the README and of docs/ are real: cheap ones run, long ones are planned, links lead somewhere."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lengthwise.cli.main import VERBS, main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+# These end at once. The others are given --dry-run, or only have their verb and options read.
+CHEAP = {"models"}
+PLANNED = {"measure", "extend", "train", "demo"}
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command line) of every shell block; a trailing comment is cut off."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```(?:sh|bash|console)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                command = line.removeprefix("$ ").split("  #")[0].split("    #")[0].strip()
+                if command and not command.startswith("#"):
+                    found.append((str(page.relative_to(ROOT)), command))
+    return found
+
+
+def of(program: str) -> list[list[str]]:
+    return [shlex.split(command)[1:] for _, command in commands() if command.split()[0] == program]
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    assert [command for page, command in commands() if page == "README.md"][:2] == ["make demo", "make test"]
+
+
+def test_every_make_target_exists() -> None:
+    wanted = {word for words in of("make") for word in words if "=" not in word}
+    assert {"demo", "test"} <= wanted <= make_targets()
+
+
+def test_every_program_is_known() -> None:
+    assert {command.split()[0] for _, command in commands()} <= {"make", "lengthwise", "pip", "python", "torchrun"}
+
+
+@pytest.mark.parametrize("words", [words for words in of("lengthwise") if words[0] in CHEAP], ids=" ".join)
+def test_cheap_commands_run(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [words for words in of("lengthwise") if words[0] not in CHEAP], ids=" ".join)
+def test_long_commands_are_understood(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gets as far as its input: whatever fails then is about files that are not there, never about the words."""
+    if words[0] == "train":  # recipes are part of the checkout; the others may name runs that are not there
+        words = [words[0], *(str(ROOT / word) if (ROOT / word).is_file() else word for word in words[1:])]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LENGTHWISE_DEBUG", "0")
+    code = main([*words, "--dry-run"] if words[0] in PLANNED else words)
+    captured = capsys.readouterr()
+    assert code in (0, 2), captured.err
+    assert "the command line" not in captured.err
+    assert "no defect in lengthwise" not in captured.err
+
+
+def test_the_table_of_verbs_is_complete() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `lengthwise (\w+)", text, re.MULTILINE)) == set(VERBS)
+
+
+def test_the_table_of_interventions_is_complete() -> None:
+    from lengthwise.interventions import KINDS
+
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("| intervention |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)) == set(KINDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_source_paths_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    missing = [link for link in links if link and not (page.parent / link).exists()]
+    paths = re.findall(r"`((?:src|tests|docs|recipes|benchmarks)/[\w./-]*)`", text)
+    missing += [path for path in paths if not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_the_python_version_in_the_text_is_that_of_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["requires-python"].removeprefix(">=")
+    assert f"Python {wanted} or newer" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "sys.version_info < (" + wanted.replace(".", ", ") + ")" in (ROOT / "Makefile").read_text()
+
+
+def test_constraints_fit_the_ranges() -> None:
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    )
+    pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["data"], *extras["dev"]]
+    for requirement in map(Requirement, asked):
+        if requirement.name != "lengthwise":
+            assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
+    assert pins["torch"] == "2.13.0"

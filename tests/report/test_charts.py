@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import pytest
 from tests.report.fabricate import CONTEXT, LENGTH, write_measure
 
@@ -54,6 +55,14 @@ def test_everything_is_drawn(drawn: dict[str, Chart]) -> None:
         *(f"head-{i}" for i in range(6)),
         "training",
     ]
+
+
+def test_every_specification_is_valid_vega_lite(drawn: dict[str, Chart]) -> None:
+    for key in ("perplexity", "restart", "remembrance", "surface-0-before", "heads", "head-0", "training"):
+        chart = drawn[key]
+        # Two rows of each table are enough, and validating all of them would take seconds.
+        short = {name: table[:2] for name, table in chart.spec["datasets"].items()}
+        alt.LayerChart.from_dict({**chart.spec, "datasets": short})  # raises where the schema does not hold
 
 
 def test_perplexity_is_that_of_the_run(group: Group, drawn: dict[str, Chart]) -> None:
@@ -174,7 +183,7 @@ def test_values_at_the_ends_of_lines_do_not_overlap(group: Group) -> None:
     x = marks.position_axis("position", 1.0, 9.0)
 
     def y(field: str = "y") -> Any:
-        return marks.alt.Y(f"{field}:Q")
+        return alt.Y(f"{field}:Q")
 
     for low, high in ((1.0, 3.0), (1.999, 9.0), (0.5, 2.003)):
         made = marks.end_labels(close, signs, x, y, low, high, log=False, text=lambda row: "2.00")

@@ -184,13 +184,12 @@ def _note_status(run: RunFolder, name: str, notes: list[str]) -> None:
 
 
 def _label(run: RunFolder) -> str:
-    """How a measure run is called on the page: its label, else its model, else its folder."""
-    summary = run.read_json("summary.json") or {}
-    if isinstance(summary, dict):
-        for key in ("label", "model"):
-            if isinstance(summary.get(key), str) and summary[key]:
-                return Path(summary[key]).name or summary[key]
-    return run.path.resolve().name
+    """How a measure run is called on the page: its label, else the last part of its model's path, else its folder."""
+    summary = run.read_json("summary.json")
+    label, model = (summary.get("label"), summary.get("model")) if isinstance(summary, dict) else (None, None)
+    if isinstance(label, str) and label:
+        return label
+    return (Path(model).name or model) if isinstance(model, str) and model else run.path.resolve().name
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -1,14 +1,13 @@
 "use strict";
 // Draws every chart of the page from the specifications in #charts. A chart names its colours by token ("@before"), so
-// switching between light and dark means drawing again with the other colours. Charts in a closed block have no width
-// yet; they are drawn when the block is opened.
+// switching between light and dark means drawing again with the other colours; `data-drawn` holds the theme a chart was
+// last drawn in. Charts in a closed block have no width yet; they are drawn when the block is opened.
 (function () {
   const data = JSON.parse(document.getElementById("charts").textContent);
   const root = document.documentElement;
   const button = document.getElementById("theme");
   const preferred = window.matchMedia("(prefers-color-scheme: dark)");
   const views = new Map();
-  let generation = 0;
 
   function coloured(value, colours) {
     if (typeof value === "string") return value[0] === "@" ? colours[value.slice(1)] || value : value;
@@ -24,16 +23,16 @@
     return block !== null && !block.open;
   }
 
-  async function draw(element, colours, mine) {
-    const spec = coloured({ ...data.specs[element.id], width: "container", config: data.config }, colours);
-    const options = { mode: "vega-lite", renderer: "svg", actions: false, tooltip: { theme: root.dataset.theme } };
-    const old = views.get(element.id);
+  async function draw(element) {
+    const theme = root.dataset.theme;
+    if (element.dataset.drawn === theme) return;
+    element.dataset.drawn = theme;
+    const spec = coloured({ ...data.specs[element.id], width: "container", config: data.config }, data.themes[theme]);
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, tooltip: { theme } };
     try {
+      const old = views.get(element.id);
       if (old) old.finalize();
-      const result = await window.vegaEmbed(element, spec, options);
-      if (mine !== generation) return;
-      views.set(element.id, result);
-      element.dataset.drawn = "yes";
+      views.set(element.id, await window.vegaEmbed(element, spec, options));
     } catch (error) {
       element.dataset.drawn = "failed";
       const words = document.createElement("p");
@@ -43,22 +42,22 @@
     }
   }
 
-  async function drawAll() {
-    const mine = ++generation;
-    const colours = data.themes[root.dataset.theme];
-    const charts = Array.from(document.querySelectorAll(".chart")).filter((element) => !hidden(element));
-    await Promise.all(charts.map((element) => draw(element, colours, mine)));
-    root.dataset.charts = "drawn";
+  function drawWithin(parent) {
+    const charts = Array.from(parent.querySelectorAll(".chart")).filter((element) => !hidden(element));
+    return Promise.all(charts.map(draw));
   }
 
-  function use(theme) {
+  async function use(theme) {
     root.dataset.theme = theme;
     button.textContent = theme === "dark" ? "Light" : "Dark";
-    drawAll();
+    await drawWithin(document);
+    root.dataset.charts = "drawn";
   }
 
   button.addEventListener("click", () => use(root.dataset.theme === "dark" ? "light" : "dark"));
   preferred.addEventListener("change", (event) => use(event.matches ? "dark" : "light"));
-  document.querySelectorAll("details").forEach((block) => block.addEventListener("toggle", () => block.open && drawAll()));
+  for (const block of document.querySelectorAll("details")) {
+    block.addEventListener("toggle", () => block.open && drawWithin(block));
+  }
   use(preferred.matches ? "dark" : "light");
 })();

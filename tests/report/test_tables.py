@@ -76,8 +76,8 @@ def test_board_compares_the_models(group: Group) -> None:
         ["×2.19", "×2.02", "×1.04"],
         ["0.31", "0.28", "0.10"],
     ]
-    assert rows[0].cells[0].small.splitlines() == ["×1.18 the best at worst", "(1.17 to 1.20)", "fails from 1,448 on"]
-    assert rows[1].cells[2].small.splitlines() == ["−0.012 nats per token", "(−0.016 to −0.008)"]
+    assert rows[0].cells[0].small.splitlines() == ["at worst ×1.18 its best", "(1.17 to 1.20)", "fails from 1,448 on"]
+    assert rows[1].cells[2].small.splitlines() == ["−0.0120 nats per token", "(−0.0160 to −0.0080)"]
 
 
 def test_board_says_not_measured(runs: Path) -> None:

@@ -154,7 +154,9 @@ def position_axis(title: str, low: float, high: float) -> alt.X:
 
 
 def beyond(context: int, low: float, high: float) -> list[alt.Chart]:
-    """Tint beyond the training length, a rule at it, and its name on the side that has more room."""
+    """Tint beyond the training length, a rule at it, and its name on the side that has more room. Nothing for shorter axes."""
+    if context >= high:
+        return []
     right = math.log(high / context) >= math.log(context / low)
     name = f"training length {context:,}"
     text = [name, "beyond training →"] if right else [f"{name} "]
@@ -234,7 +236,9 @@ def lines(
     colour = colour_scale(drawn)
     dash = alt.Scale(domain=[sign.name for sign in drawn], range=[list(sign.dash) for sign in drawn])
     shown = alt.Legend(symbolType="stroke") if legend else None
-    data = table(rows)
+    # Dashed lines last, so that they show on top of a solid line that they run along.
+    dashed = {sign.name for sign in drawn if sign.dash != theme.SOLID}
+    data = table(sorted(rows, key=lambda row: row["name"] in dashed))
     line = alt.Chart(data).mark_line(clip=True)
     charts = [
         line.encode(

@@ -84,7 +84,7 @@ def perplexity(group: Group, context: int) -> Chart | Missing:
         alt.Tooltip("sure:N", title="95 % interval"),
     ]
     lines = marks.lines(rows, shown, x, y, tooltip, band=True)
-    labels = marks.end_labels(rows, shown, x, y, low, high, log=log, text=lambda row: f"{row['y']:.2f}")
+    labels = marks.end_labels(rows, shown, x, y, low, high, log=log, text=lambda row: words.level(row["y"]))
     chart = alt.layer(*marks.beyond(context, start, end), *lines, *labels)
     caption = (
         "Lower is better; a model that reads on stays level or falls to the right of the dashed line, "

@@ -34,14 +34,16 @@ def remembrance(group: Group, context: int, distance: str) -> Chart | Missing:
         return Missing(key, title, f"Effective Remembrance ({DISTANCES[distance]}) was not measured.")
     drawn = marks.signs(group.models, rows)
     rows.sort(key=lambda row: (row["name"], row["x"]))
-    low = max(min(row["y"] for row in rows) * 0.8, 1e-4)
-    rows = [row for row in rows if row["y"] >= low]
-    end = float(max(row["x"] for row in rows))
+    # Below a ten-thousandth a line leaves the chart.
+    low = min(max(min(row["y"] for row in rows) * 0.8, 1e-4), 0.5)
+    last = max(row["end"] for row in rows)
+    end = float(last + 1)
     x = marks.position_axis("only the last … tokens are read", 1.0, end)
 
     def y(field: str = "y") -> alt.Y:
         scale = alt.Scale(type="log", domain=[low, 1.0], nice=False)
-        ticks = [tick for tick in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0) if tick >= low]
+        steps = (0.0001, 0.001, 0.01, 0.1, 1.0) if low < 0.003 else (0.01, 0.03, 0.1, 0.3, 1.0)
+        ticks = [tick for tick in steps if tick >= low]
         return alt.Y(f"{field}:Q", title=DISTANCES[distance], scale=scale, axis=alt.Axis(values=ticks, format="~g"))
 
     tooltip = [
@@ -53,9 +55,8 @@ def remembrance(group: Group, context: int, distance: str) -> Chart | Missing:
     chart = alt.layer(
         *marks.beyond(context, 1.0, end),
         *marks.lines(rows, drawn, x, y, tooltip),
-        *marks.end_labels(rows, drawn, x, y, low, 1.0, log=True, text=lambda row: f"{row['y']:.2f}"),
+        *marks.end_labels(rows, drawn, x, y, low, 1.0, log=True, text=lambda row: words.share(row["y"])),
     )
-    last = max(row["end"] for row in rows)
     counts = {m.remembrance.num_documents for m in group.models if m.remembrance and m.remembrance.num_documents}
     mean = f", mean of {words.plural(min(counts), 'text')}," if counts else ""
     caption = (
@@ -174,7 +175,7 @@ def states(group: Group, context: int) -> Chart | Missing:
     chart = alt.layer(
         *marks.beyond(context, start, end),
         *marks.lines(rows, drawn, x, y, tooltip),
-        *marks.end_labels(rows, drawn, x, y, low, high, log=log, text=lambda row: f"{row['y']:.2f}"),
+        *marks.end_labels(rows, drawn, x, y, low, high, log=log, text=lambda row: words.level(row["y"])),
     )
     caption = (
         "A line that keeps rising past the dashed line means states that training never showed the model; what matters "
@@ -201,7 +202,7 @@ def heads(group: Group) -> Chart | Missing:
     limit = max(row["y"] for row in rows) * 1.05
     x = alt.X(
         "y:Q",
-        title="largest change of std past training, as a factor",
+        title="largest change of std past training",
         scale=alt.Scale(type="log", domain=[1, max(limit, 1.2)], nice=False),
         axis=alt.Axis(format=".2~f", labelExpr="'×' + datum.label", values=_factors(1.0, max(limit, 1.2)), grid=True),
     )
@@ -295,7 +296,8 @@ def _head_rows(group: Group, context: int, layer: int, head: int) -> list[Row]:
             continue
         places = np.array(m.states.positions, dtype=float)
         values = m.states.per_head[:, layer, head]
-        kept = np.isfinite(values) & (values > 0) & (places >= 1)
+        # The first positions, where the state is still filling, would take most of the axis.
+        kept = np.isfinite(values) & (values > 0) & (places >= max(context / 16, 1))
         if not kept.any():
             continue
         at = float(np.interp(math.log(context), np.log(places[kept]), values[kept]))

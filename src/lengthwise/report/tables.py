@@ -97,7 +97,7 @@ def _definition(model: Measured) -> Cell:
     found = model.definition
     if found is None or found.verdict is None:
         return Cell(words.VERDICT_WORDS[None], is_verdict=True)
-    small = [f"{words.factor(found.worst_ratio)} the best at worst"] if found.worst_ratio is not None else []
+    small = [f"at worst {words.factor(found.worst_ratio)} its best"] if found.worst_ratio is not None else []
     sure = words.interval(found.worst_low, found.worst_high)
     small += [f"({sure})"] if sure else []
     small += [f"fails from {found.first_failing:,} on"] if found.first_failing is not None else []
@@ -109,7 +109,10 @@ def _history(model: Measured) -> Cell:
     if found is None or found.verdict is None:
         return Cell(words.VERDICT_WORDS[None], is_verdict=True)
     text = {"fail": "hurts", "pass": "helps" if found.uses_history else "no harm", "undecided": "undecided"}
-    small = [f"{words.signed(found.difference)} nats per token"] if found.difference is not None else []
+    small = []
+    if found.difference is not None:
+        near = [value for value in (found.difference, found.low, found.high) if value is not None]
+        small.append(f"{words.signed(found.difference, words.decimals(*near))} nats per token")
     sure = words.interval(found.low, found.high, sign=True)
     small += [f"({sure})"] if sure else []
     small += [f"fails from {found.first_failing:,} on"] if found.first_failing is not None else []
@@ -123,7 +126,7 @@ def _growth(model: Measured) -> Cell:
 
 def _old_text(model: Measured) -> Cell:
     value = words.out_of_window(model)
-    return MISSING if value is None else Cell(f"{value:.2f}")
+    return MISSING if value is None else Cell(words.share(value))
 
 
 def all_tables(group: Group) -> tuple[Table, ...]:

@@ -30,9 +30,34 @@ def count(value: int | None) -> str:
     return "not measured" if value is None else f"{value:,}"
 
 
-def signed(value: float, digits: int = 3) -> str:
-    """A signed number with a real minus sign."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+def decimals(*values: float) -> int:
+    """Decimals that show the largest of small differences with three digits or so: 3 for 0.25, 4 for 0.012."""
+    largest = max((abs(value) for value in values), default=0.0)
+    return 3 if largest >= 0.1 else 4 if largest >= 0.001 else 5
+
+
+def signed(value: float, digits: int | None = None) -> str:
+    """A signed number with a true minus sign, and no sign for what rounds to zero."""
+    text = f"{value:+.{decimals(value) if digits is None else digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def share(value: float) -> str:
+    """A number between 0 and 1: two decimals, three where it is small."""
+    return f"{value:.2f}" if value >= 0.095 else f"{value:.3f}" if value >= 0.0005 or value == 0 else "<0.001"
+
+
+def level(value: float) -> str:
+    """A positive number with three digits or so."""
+    return (
+        f"{value:,.0f}"
+        if value >= 1000
+        else f"{value:.1f}"
+        if value >= 100
+        else f"{value:.3g}"
+        if value < 1
+        else f"{value:.2f}"
+    )
 
 
 def factor(value: float | None) -> str:
@@ -47,7 +72,8 @@ def interval(low: float | None, high: float | None, *, sign: bool = False) -> st
     if low is None or high is None:
         return ""
     if sign:
-        return f"{signed(low)} to {signed(high)}"
+        digits = decimals(low, high)
+        return f"{signed(low, digits)} to {signed(high, digits)}"
     return f"{low:.2f} to {high:.2f}" if high < 100 else f"{low:,.0f} to {high:,.0f}"
 
 
@@ -201,7 +227,7 @@ def _restart_words(model: Measured) -> str:
     found = model.restart
     if found is None or found.difference is None or found.verdict is None:
         return ""
-    size = f"{abs(found.difference):.3f} nats per token"
+    size = f"{signed(abs(found.difference)).lstrip('+')} nats per token"
     rest = f"forgetting all but the last {model.context_length:,} tokens"
     if found.verdict == "fail":
         return f"{_upper(rest)} would be better, by {size}." if found.difference > 0 else f"{_upper(rest)} is better."
@@ -239,9 +265,9 @@ def why(group: Group) -> str:
     old = out_of_window(subject)
     if old is not None:
         later = out_of_window(after) if after is not None and after is not subject else None
-        then = f" (after: {later:.2f})" if later is not None else ""
+        then = f" (after: {share(later)})" if later is not None else ""
         parts.append(
-            f"Text more than {count(subject.context_length)} tokens back shifts its prediction by {old:.2f}{then} "
+            f"Text more than {count(subject.context_length)} tokens back shifts its prediction by {share(old)}{then} "
             "on a scale from 0 to 1."
         )
     return " ".join(parts)

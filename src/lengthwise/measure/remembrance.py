@@ -10,7 +10,9 @@ divergence in bits; one minus the cosine of the two probability vectors.
 
 The whole surface, every start t and every end T of a grid, takes one pass over the text. Rows enter the batch at their
 start with a zero state, and from there on all rows read the same tokens; at each end the predictions of all rows are
-compared with that of the row that started at 0. Memory holds one state per start, whatever the length.
+compared with that of the row that started at 0. Because the text is the same for all, a `LanguageModel` does most of
+its lowest layer once for all rows, and because only the ends are predicted, its uppermost layer makes no output in
+between (`models/reading.py`). Memory holds one state per start, whatever the length.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ import torch
 from jaxtyping import Integer
 
 from lengthwise.errors import InputError
-from lengthwise.measure.stream import Advance, SequenceModel, as_rows, device_of, evaluating, pieces
+from lengthwise.measure.stream import Advance, SequenceModel, as_rows, device_of, evaluating, pieces, read_past
 from lengthwise.shapes import Float, Tensor
 from lengthwise.state import State
 
 DISTANCES = ("tv", "js", "cosine")
-TOKENS_PER_FORWARD = 2048
-"""Rows times tokens of a forward pass. Small enough for the activations of a layer to stay in the cache."""
+TOKENS_PER_FORWARD = 4096
+"""Rows times tokens of a forward pass: enough to fill the matrix products, little enough to bound memory."""
+CHUNK = 64
+"""Tokens to which the chunked recurrences fill up a piece."""
 
 
 def remembrance_starts(end: int, context_length: int, number: int = 32) -> list[int]:
@@ -113,7 +117,7 @@ def remembrance_surface(
 
     Args:
         model: see `SequenceModel`.
-        tokens: documents, read together; the prediction at end e is made after reading tokens 0..e (or t..e).
+        tokens: documents, one after the other; the prediction at end e is made after reading tokens 0..e (or t..e).
         starts: positions of the first token read, increasing.
         ends: positions of the last token read, increasing, below T.
         tokens_per_forward: rows times tokens of a forward pass; for speed alone.
@@ -127,52 +131,59 @@ def remembrance_surface(
     """
     _check_grid("starts", starts, tokens.shape[1])
     _check_grid("ends", ends, tokens.shape[1])
-    documents = tokens.shape[0]
     # The full context is the yardstick and always runs, also where the caller does not ask for its row.
     entering = sorted({0, *starts})
-    surface = {name: np.full((documents, len(entering), len(ends)), np.nan, dtype=np.float64) for name in DISTANCES}
-    stops = {end + 1: index for index, end in enumerate(ends)}
-    with evaluating(model):
-        state: State | None = None
-        active = 0
-        for begin, stop in pieces(ends[-1] + 1, ends[-1] + 1, cuts=(*entering, *stops)):
-            if begin in entering:
-                active += 1
-                state = _with_entering_rows(state, documents)
-            step = max(1, tokens_per_forward // (active * documents))
-            for first in range(begin, stop, step):
-                last = min(first + step, stop)
-                logits, state = _read(model, tokens[:, first:last], active, state, last in stops)
-                if advance is not None:
-                    advance((last - first) * active * documents)
-            if stop in stops:
-                assert logits is not None
-                chances = torch.softmax(logits.double(), dim=-1).view(active, documents, -1)
-                for name, values in distances(chances[0], chances).items():
-                    surface[name][:, :active, stops[stop]] = values.T.cpu().numpy()
-    for name in DISTANCES:
-        reached = ~np.isnan(surface[name][:, 0])
-        surface[name][:, 0][reached] = 0.0  # a distribution's distance to itself, free of rounding
     asked = [entering.index(start) for start in starts]
-    return {name: values[:, asked] for name, values in surface.items()}
+    with evaluating(model):
+        found = [_surface(model, row, entering, list(ends), tokens_per_forward, advance) for row in tokens]
+    return {name: np.stack([surface[name][asked] for surface in found]) for name in DISTANCES}
 
 
-def _with_entering_rows(state: State | None, documents: int) -> State | None:
-    """One more row per document, at zero. The first rows need no state: None is zero."""
-    if state is None:
-        return None
-    fresh = state.rows(torch.zeros(documents, dtype=torch.int64)).zeros_like()
-    return State.cat([state, fresh])
+def _surface(
+    model: SequenceModel,
+    text: Integer[np.ndarray, " T"],
+    entering: list[int],
+    ends: list[int],
+    tokens_per_forward: int,
+    told: Advance | None,
+) -> dict[str, Float[np.ndarray, "starts ends"]]:
+    """The surface of one document; `entering` begins with 0."""
+    device = device_of(model)
+    surface = {name: np.full((len(entering), len(ends)), np.nan, dtype=np.float64) for name in DISTANCES}
+    state: State | None = None
+    active = 0
+    # An end e is cut on both sides of its token, so that only that one token needs a prediction.
+    cuts = {*entering, *ends, *(end + 1 for end in ends)}
+    for begin, stop in pieces(ends[-1] + 1, ends[-1] + 1, cuts=cuts):
+        if begin in entering:
+            active += 1
+            if state is not None:
+                fresh = state.rows(torch.zeros(1, dtype=torch.int64)).zeros_like()
+                state = State.cat([state, fresh])
+        for first, last in _even_pieces(begin, stop, tokens_per_forward // active):
+            read = as_rows(text[None, first:last], device)
+            if begin in ends:
+                with torch.inference_mode():
+                    output = model(read.expand(active, -1), state, logits="last")
+                state, chances = output.state, torch.softmax(output.logits[:, -1].double(), dim=-1)
+                for name, values in distances(chances[:1], chances[:, None]).items():
+                    surface[name][:active, ends.index(begin)] = values[:, 0].cpu().numpy()
+                    surface[name][0, ends.index(begin)] = 0.0  # its distance to itself, free of rounding
+            else:
+                state = read_past(model, read, state)
+            if told is not None:
+                told((last - first) * active)
+    return surface
 
 
-def _read(
-    model: SequenceModel, tokens: Integer[np.ndarray, "D t"], active: int, state: State | None, predict: bool
-) -> tuple[Tensor | None, State]:
-    """All rows read the same tokens; logits of the last one where they are wanted."""
-    rows = as_rows(tokens, device_of(model)).repeat(active, 1)
-    with torch.inference_mode():
-        output = model(rows, state, logits="last" if predict else "none")
-    return (output.logits[:, -1] if predict else None), output.state
+def _even_pieces(begin: int, stop: int, largest: int) -> list[tuple[int, int]]:
+    """Cut ``[begin, stop)`` into pieces of at most `largest` tokens, whole chunks of the recurrence where possible.
+
+    The chunked recurrences fill up a piece to whole chunks, so a piece of 65 tokens costs as much as one of 128.
+    """
+    size = max(1, largest if largest < CHUNK else largest // CHUNK * CHUNK)
+    edges = [*range(begin, stop, size), stop]
+    return list(pairwise(edges))
 
 
 def _check_grid(name: str, grid: Sequence[int], length: int) -> None:

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Integer
 
 from lengthwise.errors import InputError, RunFailure
+from lengthwise.models.lm import LanguageModel
+from lengthwise.models.reading import advance as advance_state
 from lengthwise.shapes import Float, Int, Tensor
 from lengthwise.state import State
 
@@ -117,13 +119,27 @@ def stream(
         yield Piece(start, nll, state)
 
 
+def read_past(model: SequenceModel, tokens: Int[Tensor, "B T"], state: State | None) -> State:
+    """The state after reading tokens without predicting; one row of tokens is read by all rows of the state.
+
+    Args:
+        model: see `SequenceModel`; a `LanguageModel` leaves out what only predictions need.
+        tokens: as many rows as the state, or one.
+        state: before the first token; None for zero.
+    """
+    with torch.inference_mode():
+        if isinstance(model, LanguageModel):
+            return advance_state(model, tokens, state)
+        rows = tokens if state is None else tokens.expand(state.batch_size, -1)
+        return cast(State, model(rows, state, logits="none").state)
+
+
 def read_only(model: SequenceModel, tokens: Integer[np.ndarray, "B T"], *, chunk: int) -> State | None:
     """The state after reading every row from zero, without computing a loss; None where there is nothing to read."""
     device = device_of(model)
     state: State | None = None
     for start, end in pieces(tokens.shape[1], chunk):
-        with torch.inference_mode():
-            state = model(as_rows(tokens[:, start:end], device), state, logits="none").state
+        state = read_past(model, as_rows(tokens[:, start:end], device), state)
     return state
 
 

@@ -1,0 +1,58 @@
+"""Reading without predicting: the state after a text, and nothing else.
+
+A measurement reads most of a text only to get past it. Then the uppermost layer needs no output, and where many rows
+read the same text from different states the lowest layer does most of its work once for all of them. In a model of four
+layers this is a third of the whole. The result is that of `LanguageModel.forward` up to rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from lengthwise.errors import InputError
+from lengthwise.layers.mamba2 import Mamba2State
+from lengthwise.layers.mamba2_reading import forward_shared, state_after
+from lengthwise.models.lm import Block, LanguageModel
+from lengthwise.shapes import Int, Tensor
+from lengthwise.state import MixerState, State
+
+
+@torch.no_grad()
+def advance(model: LanguageModel, tokens: Int[Tensor, "B T"], state: State | None = None) -> State:
+    """The state after reading tokens. No gradients.
+
+    Args:
+        model: any `LanguageModel`.
+        tokens: one row per row of the state; or a single row, which all rows of the state then read.
+        state: before the first token; None for zeros.
+
+    Raises:
+        InputError: where the numbers of rows do not fit, or there is no token.
+    """
+    rows = tokens.shape[0] if state is None else state.batch_size
+    if tokens.dim() != 2 or tokens.shape[0] not in (1, rows) or tokens.shape[1] < 1:
+        raise InputError(
+            expected=f"tokens [B, T] with T of at least 1 and B of 1 or {rows}, the rows of the state",
+            got=f"shape {tuple(tokens.shape)}",
+            where="advance",
+            fix="pass one row of tokens for all states, or one for each",
+        )
+    blocks = [block for block in model.backbone.layers if isinstance(block, Block)]
+    weight_dtype = model.backbone.embedding.weight.dtype
+    residual = F.embedding(tokens, model.backbone.embedding.weight)
+    if model.config.residual_in_fp32:
+        residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
+    layers: list[MixerState] = []
+    for index, block in enumerate(blocks):
+        record = None if state is None else state.layers[index]
+        assert record is None or isinstance(record, Mamba2State)
+        u = block.norm(residual).to(weight_dtype)
+        if index == len(blocks) - 1:
+            layers.append(state_after(block.mixer, u.expand(rows, -1, -1), record))
+            break
+        shared = record is not None and u.shape[0] != rows
+        y, new = forward_shared(block.mixer, u, record) if shared else block.mixer(u, record)
+        residual = residual + y
+        layers.append(new)
+    return State(tuple(layers))

@@ -1,0 +1,102 @@
+"""Reading without predicting ends in the state that the full forward pass ends in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.helpers import assert_close
+
+from lengthwise.errors import InputError
+from lengthwise.models.config import Mamba2Config, ModelConfig
+from lengthwise.models.lm import LanguageModel
+from lengthwise.models.reading import advance
+from lengthwise.state import State
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "groups": {"ngroups": 2},
+    "limits": {"dt_limit": (0.01, 0.2)},
+    "bias": {"bias": True, "conv_bias": False},
+    "narrow filter": {"d_conv": 2},
+}
+
+
+def made_model(num_layers: int = 3, **mixer: Any) -> LanguageModel:
+    config = ModelConfig(
+        d_model=16,
+        num_layers=num_layers,
+        vocab_size=11,
+        mixer=Mamba2Config(d_state=8, headdim=8, chunk_size=4, **mixer),
+    )
+    model = LanguageModel(config, seed=1).eval()
+    with torch.no_grad():
+        for block in model.backbone.layers:
+            block.mixer.out_proj.weight.mul_(8)  # so that upper layers see what lower ones did
+            if block.mixer.in_proj.bias is not None:
+                block.mixer.in_proj.bias.normal_(generator=torch.Generator().manual_seed(0))
+    return model
+
+
+def made_tokens(rows: int, length: int) -> torch.Tensor:
+    return torch.randint(11, (rows, length), generator=torch.Generator().manual_seed(length))
+
+
+def made_state(model: LanguageModel, rows: int) -> State:
+    """Different for every row, the last one zero, as after a row has entered."""
+    with torch.no_grad():
+        state = model(made_tokens(rows, 6)).state
+    fresh = torch.arange(rows) < rows - 1
+    return state.where(fresh, state.zeros_like())
+
+
+def assert_same_state(found: State, expected: State) -> None:
+    for (name, ours), (_, theirs) in zip(found.named_tensors(), expected.named_tensors(), strict=True):
+        assert_close(name, ours, theirs, rel_rms=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 9])
+def test_rows_with_their_own_text(variant: str, length: int) -> None:
+    model, tokens = made_model(**VARIANTS[variant]), made_tokens(3, length)
+    state = made_state(model, 3)
+    with torch.no_grad():
+        expected = model(tokens, state).state
+    assert_same_state(advance(model, tokens, state), expected)
+    with torch.no_grad():
+        expected = model(tokens).state
+    assert_same_state(advance(model, tokens), expected)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 9])
+def test_rows_that_read_the_same_text(variant: str, length: int) -> None:
+    model, tokens = made_model(**VARIANTS[variant]), made_tokens(1, length)
+    state = made_state(model, 3)
+    with torch.no_grad():
+        expected = model(tokens.expand(3, -1), state).state
+    once = advance(model, tokens, state)
+    assert_same_state(once, expected)
+    # From here the lowest layer's convolution holds the same for all rows, and takes the shared way from the start.
+    more = made_tokens(1, 7)
+    with torch.no_grad():
+        expected = model(more.expand(3, -1), expected).state
+    assert_same_state(advance(model, more, once), expected)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_shallow_models(num_layers: int) -> None:
+    model, tokens = made_model(num_layers), made_tokens(1, 9)
+    state = made_state(model, 4)
+    with torch.no_grad():
+        expected = model(tokens.expand(4, -1), state).state
+    assert_same_state(advance(model, tokens, state), expected)
+
+
+def test_refused_rows() -> None:
+    model = made_model()
+    with pytest.raises(InputError, match=r"B of 1 or 3, the rows of the state; got shape \(2, 5\)"):
+        advance(model, made_tokens(2, 5), model.init_state(3))
+    with pytest.raises(InputError, match=r"got shape \(3, 0\)"):
+        advance(model, torch.zeros(3, 0, dtype=torch.int64), model.init_state(3))

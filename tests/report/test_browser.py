@@ -50,7 +50,7 @@ const waiting = setInterval(() => {
 # The same page at two widths. Frames, because a window of Chromium is never narrower than 500 pixels.
 AROUND = """<!doctype html><pre id="found"></pre>
 <iframe name="desk" src="report.html" width="1280" height="900" frameborder="0"></iframe>
-<iframe name="night" src="report.html" width="390" height="800" frameborder="0"></iframe>
+<iframe name="night" src="report.html" width="360" height="800" frameborder="0"></iframe>
 <script>
 const found = {};
 addEventListener("message", (event) => {
@@ -64,7 +64,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome o
 
 @pytest.fixture(scope="module")
 def seen(full_page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the probe found in the frames "desk" (1280 pixels, light) and "night" (390 pixels, dark)."""
+    """What the probe found in the frames "desk" (1280 pixels, light) and "night" (360 pixels, dark)."""
     assert BROWSER is not None
     folder = tmp_path_factory.mktemp("browser")
     # The libraries hold "</body>" in a string; the last one is the page's own.
@@ -82,7 +82,7 @@ def seen(full_page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return dict(json.loads(html.unescape(text[1])))
 
 
-@pytest.mark.parametrize(("frame", "width", "theme"), [("desk", 1280, "light"), ("night", 390, "dark")])
+@pytest.mark.parametrize(("frame", "width", "theme"), [("desk", 1280, "light"), ("night", 360, "dark")])
 def test_every_chart_is_drawn(seen: dict[str, Any], frame: str, width: int, theme: str) -> None:
     found = seen[frame]
     assert (found["viewport"], found["theme"]) == (width, theme)

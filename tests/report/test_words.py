@@ -122,6 +122,8 @@ def test_steady_state_is_not_called_a_drift(group: Group) -> None:
     assert after is not None
     alone = replace(group, models=(replace(after, role="before"),))
     assert "hardly changes past the training length" in words.why(alone)
+    broken = with_verdicts(alone, before="fail")
+    assert [line.tag for line in words.story(broken)] == ["Breaks", "Inside"]  # no reason is claimed
     assert "leaves the range" in words.why(group)
 
 

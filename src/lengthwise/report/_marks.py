@@ -154,7 +154,7 @@ def position_axis(title: str, low: float, high: float) -> alt.X:
 
 
 def beyond(context: int, low: float, high: float) -> list[alt.Chart]:
-    """Tint beyond the training length, a rule at it, and its name on the side that has more room. Nothing for shorter axes."""
+    """Tint beyond the training length, a rule at it, its name on the side with more room; nothing on shorter axes."""
     if context >= high:
         return []
     right = math.log(high / context) >= math.log(context / low)

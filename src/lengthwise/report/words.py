@@ -161,7 +161,7 @@ def story(group: Group) -> tuple[Line, ...]:
     lines = [_line(tag, finding(subject), subject.verdict)]
     reason = why(group)
     if reason:
-        lines.append(Line("Why" if subject.verdict == "fail" else "Inside", reason, "plain"))
+        lines.append(Line("Why" if subject.verdict == "fail" and _explained(group) else "Inside", reason, "plain"))
     after, control = group.model("after"), group.model("control")
     if after is not None and after is not subject:
         tag = {"pass": "Holds", "fail": "Breaks", "undecided": "Undecided", None: "Not measured"}[after.verdict]
@@ -238,6 +238,25 @@ def _restart_words(model: Measured) -> str:
     return f"Whether {rest} would be better is undecided."
 
 
+def _drifts(model: Measured) -> bool:
+    """Whether the spread of the state at the far end is clearly another than at the training length."""
+    growth = state_growth(model)
+    return growth is not None and not 1 / DRIFT_FACTOR < growth < DRIFT_FACTOR
+
+
+def _clings(group: Group) -> bool:
+    """Whether old text moves the prediction of the model as it came clearly more than that of the mended one."""
+    subject, after = group.subject, group.model("after")
+    old = out_of_window(subject) if subject else None
+    new = out_of_window(after) if after else None
+    return old is not None and new is not None and old > 1.5 * new
+
+
+def _explained(group: Group) -> bool:
+    """Whether what goes on inside differs in a way that can be called a reason."""
+    return (group.subject is not None and _drifts(group.subject)) or _clings(group)
+
+
 def state_growth(model: Measured) -> float | None:
     """Std of the whole state at the last position measured, as a multiple of that at the training length."""
     if model.states is None or not model.states.positions:
@@ -257,7 +276,7 @@ def why(group: Group) -> str:
         later = state_growth(after) if after is not None and after is not subject else None
         then = f"; after: {factor(later)}" if later is not None else ""
         last = count(subject.states.positions[-1])
-        if growth >= DRIFT_FACTOR or growth <= 1 / DRIFT_FACTOR:
+        if _drifts(subject):
             told = f"Its state leaves the range that training showed it: by {last} tokens its spread is"
         else:
             told = f"The spread of its state hardly changes past the training length: by {last} tokens it is"
@@ -317,10 +336,8 @@ def section_title(group: Group, section: str) -> str:
         )
         return f"{first}; after {name} {then}"
     broken = subject.verdict == "fail"
-    if section == "remembrance" and broken and after:
-        old, new = out_of_window(subject), out_of_window(after)
-        if old is not None and new is not None and old > 1.5 * new:
-            return "Why: it clings to old text"
-    if section == "states" and broken and (state_growth(subject) or 0) >= DRIFT_FACTOR:
+    if section == "remembrance" and broken and _clings(group):
+        return "Why: it clings to old text"
+    if section == "states" and broken and _drifts(subject):
         return "Why: its state leaves the range it was trained on"
     return plain

@@ -21,7 +21,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +72,8 @@ def atomic_write_json(path: Path, value: Any) -> None:
 
 
 def _versions() -> dict[str, str]:
+    from importlib import metadata  # slow to import, and command help passes through this file
+
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from lengthwise.cli.common import human_bytes, output_for, parse, print_table
+from lengthwise.cli.common import Flag, OptionalTexts, human_bytes, output_for, parse, print_table
 from lengthwise.errors import InputError, near_matches
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ ACTIONS = {
 class TokenizeOptions:
     """Turn text into token ids, split by document into train/ and validation/."""
 
-    source: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE ...")]
+    source: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE ...", help_behavior_hint="")]
     """Files (text, .jsonl with the key "text", both also as .xz, .gz, .zst) and folders; or the word python for the
     sources of the running Python installation."""
     out: Path
@@ -34,11 +34,11 @@ class TokenizeOptions:
     val_frac: float = 0.1
     """Share of documents on the validation side, 0-1, decided by a hash of each document's name. 0 or 1 leaves one
     side empty."""
-    validation: tuple[str, ...] = ()
+    validation: Annotated[OptionalTexts, tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")] = None
     """Files and folders of the validation side; then SOURCE is not split."""
-    extensions: tuple[str, ...] = ()
+    extensions: Annotated[OptionalTexts, tyro.conf.arg(metavar="ENDING ...", help_behavior_hint="")] = None
     """Endings to take from folders, such as .py .md, instead of the usual source and text files."""
-    json: bool = False
+    json: Flag = False
     """Print the result as JSON."""
 
 
@@ -48,9 +48,9 @@ class InfoOptions:
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """What `lengthwise data tokenize` wrote, or one side of it."""
-    verify: bool = False
+    verify: Flag = False
     """Read every token and compare its hash with the header."""
-    json: bool = False
+    json: Flag = False
     """Print the result as JSON."""
 
 
@@ -89,8 +89,8 @@ def data_tokenize(options: TokenizeOptions) -> int:
             load_tokenizer(options.tokenizer),
             out=options.out,
             val_frac=options.val_frac,
-            validation_source=options.validation or None,
-            extensions=options.extensions or None,
+            validation_source=options.validation,
+            extensions=options.extensions,
             progress=sys.stderr.isatty(),
         )
         sides = {"train": train, "validation": validation}

@@ -10,6 +10,7 @@ import tyro
 from lengthwise.cli.common import (
     Flag,
     OptionalSize,
+    OptionalText,
     default_is,
     human_bytes,
     output_for,
@@ -31,7 +32,7 @@ class Options:
     writes a page. Takes a few minutes on two cores. A second call continues or shows the same run.
     """
 
-    model: Annotated[str | None, default_is("the first that is shipped")] = None
+    model: Annotated[OptionalText, default_is("the first that is shipped")] = None
     """Name of a shipped model, or a checkpoint folder."""
     steps: Annotated[OptionalSize, default_is(ExtendConfig.steps)] = None
     """Optimizer steps of State Passing, and of the control."""

@@ -9,7 +9,12 @@ import tyro
 
 from lengthwise.cli.common import (
     Flag,
+    OptionalFloat,
+    OptionalInt,
+    OptionalMetrics,
+    OptionalPath,
     OptionalSize,
+    OptionalText,
     default_is,
     default_out,
     given,
@@ -21,7 +26,7 @@ from lengthwise.cli.common import (
 from lengthwise.errors import InputError
 from lengthwise.extend import ExtendConfig
 from lengthwise.interventions.config import InterventionKind
-from lengthwise.measure.config import LENGTH_FACTOR, MeasureConfig, Metric
+from lengthwise.measure.config import LENGTH_FACTOR, MeasureConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,7 @@ class Options:
     """
 
     model: Annotated[
-        tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[MODEL]", help_behavior_hint="(or --config)")
+        tyro.conf.Positional[OptionalText], tyro.conf.arg(metavar="[MODEL]", help_behavior_hint="(or --config)")
     ] = None
     """Checkpoint folder, or the name of a shipped model (`lengthwise models`)."""
     intervention: Annotated[InterventionKind | None, default_is("state-passing")] = None
@@ -42,23 +47,23 @@ class Options:
     """Optimizer steps, of the intervention and of the control."""
     batch_size: Annotated[OptionalSize, default_is("as in pre-training, else 32")] = None
     """Sequences per step."""
-    peak_lr: Annotated[float | None, default_is("a tenth of the pre-training peak, else 1e-4")] = None
+    peak_lr: Annotated[OptionalFloat, default_is("a tenth of the pre-training peak, else 1e-4")] = None
     """Largest learning rate."""
-    zero_prob: Annotated[float | None, default_is("0.1 for state-passing, else 0")] = None
+    zero_prob: Annotated[OptionalFloat, default_is("0.1 for state-passing, else 0")] = None
     """Share of sequences that start from zero all the same."""
     carry_short: Annotated[Literal["yes", "no"] | None, default_is("yes for tbtt, no for state-passing")] = None
     """Whether the buffer of the short convolution is carried as well."""
-    sigma: Annotated[float | None, default_is("none")] = None
+    sigma: Annotated[OptionalFloat, default_is("none")] = None
     """random-noise: standard deviation in the state's own unit."""
-    sigma_relative: Annotated[float | None, default_is("1")] = None
+    sigma_relative: Annotated[OptionalFloat, default_is("1")] = None
     """random-noise: standard deviation as a multiple of that of the final states."""
-    beta: Annotated[float | None, default_is("0.1")] = None
+    beta: Annotated[OptionalFloat, default_is("0.1")] = None
     """fitted-noise: weight of the old value in the moving average."""
-    data: Annotated[str | None, default_is(ExtendConfig.data)] = None
+    data: Annotated[OptionalText, default_is(ExtendConfig.data)] = None
     """Corpus: the word python, files, folders, or a folder of tokens. Trained on one side, measured on the other."""
     context_length: Annotated[OptionalSize, default_is("what the checkpoint says")] = None
     """Tokens of a training window, and the training context in the measurements."""
-    tokenizer: Annotated[str | None, default_is("the checkpoint's own")] = None
+    tokenizer: Annotated[OptionalText, default_is("the checkpoint's own")] = None
     """The word bytes, or the path of a tokenizer.json."""
     length: Annotated[OptionalSize, default_is(f"{LENGTH_FACTOR} times the training context")] = None
     """Tokens of each measured text."""
@@ -66,17 +71,15 @@ class Options:
     """Measured texts, each from a document of its own."""
     windows_per_document: Annotated[OptionalSize, default_is(MeasureConfig.windows_per_document)] = None
     """At most this many texts of one document; they count as one in every interval."""
-    metrics: Annotated[
-        tuple[Metric, ...] | None, tyro.conf.arg(metavar="METRIC ...", help_behavior_hint="(default: all)")
-    ] = None
+    metrics: Annotated[OptionalMetrics, tyro.conf.arg(metavar="METRIC ...", help_behavior_hint="(default: all)")] = None
     """What to measure: perplexity, restart, remembrance, states."""
-    seed: Annotated[int | None, default_is(ExtendConfig.seed)] = None
+    seed: Annotated[OptionalInt, default_is(ExtendConfig.seed)] = None
     """Root of every random draw."""
-    device: Annotated[str | None, default_is(ExtendConfig.device)] = None
+    device: Annotated[OptionalText, default_is(ExtendConfig.device)] = None
     """cpu, cuda, or auto: cuda where there is one."""
-    config: Annotated[Path | None, default_is("none")] = None
+    config: Annotated[OptionalPath, default_is("none")] = None
     """JSON file with settings (any of ExtendConfig), or the folder of an extend run to repeat. Options win."""
-    out: Annotated[Path | None, default_is("runs/extend-<name of the model>")] = None
+    out: Annotated[OptionalPath, default_is("runs/extend-<name of the model>")] = None
     """Run folder to write."""
     resume: Flag = False
     """Go on with an interrupted run in that folder."""

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from lengthwise.cli.common import (
     Flag,
+    OptionalInt,
+    OptionalMetrics,
+    OptionalPath,
     OptionalSize,
+    OptionalText,
     default_is,
     default_out,
     given,
@@ -20,7 +23,7 @@ from lengthwise.cli.common import (
     stored_config,
 )
 from lengthwise.errors import InputError
-from lengthwise.measure.config import LENGTH_FACTOR, MeasureConfig, Metric
+from lengthwise.measure.config import LENGTH_FACTOR, MeasureConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +35,10 @@ class Options:
     """
 
     model: Annotated[
-        tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[MODEL]", help_behavior_hint="(or --config)")
+        tyro.conf.Positional[OptionalText], tyro.conf.arg(metavar="[MODEL]", help_behavior_hint="(or --config)")
     ] = None
     """Checkpoint folder, or the name of a shipped model (`lengthwise models`)."""
-    data: Annotated[str | None, default_is(MeasureConfig.data)] = None
+    data: Annotated[OptionalText, default_is(MeasureConfig.data)] = None
     """Corpus: the word python, files, folders, or a folder of tokens; its validation side is read."""
     length: Annotated[OptionalSize, default_is(f"{LENGTH_FACTOR} times the training context")] = None
     """Tokens of each text."""
@@ -44,27 +47,27 @@ class Options:
     windows_per_document: Annotated[OptionalSize, default_is(MeasureConfig.windows_per_document)] = None
     """At most this many texts of one document; they count as one in every interval."""
     metrics: Annotated[
-        tuple[Metric, ...] | None,
+        OptionalMetrics,
         tyro.conf.arg(metavar="METRIC ...", help_behavior_hint="(default: all)"),
     ] = None
     """What to measure: perplexity, restart, remembrance, states."""
     context_length: Annotated[OptionalSize, default_is("what the checkpoint says")] = None
     """Training context of the model."""
-    tokenizer: Annotated[str | None, default_is("the checkpoint's own")] = None
+    tokenizer: Annotated[OptionalText, default_is("the checkpoint's own")] = None
     """The word bytes, or the path of a tokenizer.json."""
     chunk: Annotated[OptionalSize, default_is(MeasureConfig.chunk)] = None
     """Tokens of a text per forward pass; speed and memory only."""
     batch_size: Annotated[OptionalSize, default_is(MeasureConfig.batch_size)] = None
     """Texts per forward pass; speed and memory only."""
-    seed: Annotated[int | None, default_is(MeasureConfig.seed)] = None
+    seed: Annotated[OptionalInt, default_is(MeasureConfig.seed)] = None
     """Root of the choice of documents, of places in them, and of resamples."""
-    device: Annotated[str | None, default_is(MeasureConfig.device)] = None
+    device: Annotated[OptionalText, default_is(MeasureConfig.device)] = None
     """cpu, cuda, or auto: cuda where there is one."""
-    label: Annotated[str | None, default_is("the model")] = None
+    label: Annotated[OptionalText, default_is("the model")] = None
     """Name of this run in reports."""
-    config: Annotated[Path | None, default_is("none")] = None
+    config: Annotated[OptionalPath, default_is("none")] = None
     """JSON file with settings (any of MeasureConfig), or the folder of a measure run to repeat. Options win."""
-    out: Annotated[Path | None, default_is("runs/measure-<name of the model>")] = None
+    out: Annotated[OptionalPath, default_is("runs/measure-<name of the model>")] = None
     """Run folder to write."""
     resume: Flag = False
     """Go on with an interrupted run in that folder."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from lengthwise.cli.common import Flag, human_bytes, output_for, parse, print_facts, print_table
+from lengthwise.cli.common import Flag, OptionalText, human_bytes, output_for, parse, print_facts, print_table
 from lengthwise.errors import InputError, near_matches
 
 
@@ -17,7 +17,7 @@ class Options:
     Give a shipped model's name as MODEL to measure and extend; a preset's name as "model" in a training config.
     """
 
-    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")] = None
+    name: Annotated[tyro.conf.Positional[OptionalText], tyro.conf.arg(metavar="[NAME]", help_behavior_hint="")] = None
     """Show this one in full."""
     json: Flag = False
     """Print JSON for machines, and nothing else on stdout."""

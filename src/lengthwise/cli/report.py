@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lengthwise.cli.common import Flag, default_is, human_bytes, output_for, parse, print_table
+from lengthwise.cli.common import Flag, OptionalPath, default_is, human_bytes, output_for, parse, print_table
 from lengthwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,11 +22,9 @@ class Options:
     model is loaded, and the page loads nothing from the network.
     """
 
-    runs: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")
-    ] = ()
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")]
     """Run folders."""
-    out: Annotated[Path | None, default_is("the run folder, or report.html for several runs")] = None
+    out: Annotated[OptionalPath, default_is("the run folder, or report.html for several runs")] = None
     """Folder for report.html, or a file ending in .html."""
     figures: Flag = False
     """Also write the charts as PNG, SVG and PDF, and the tables as CSV and Markdown."""

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from lengthwise.cli.common import Flag, default_is, default_out, output_for, parse, print_facts, stored_config
+from lengthwise.cli.common import (
+    Flag,
+    OptionalPath,
+    default_is,
+    default_out,
+    output_for,
+    parse,
+    print_facts,
+    stored_config,
+)
 from lengthwise.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +33,7 @@ class Options:
 
     recipe: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RECIPE")]
     """Python file, JSON file or run folder."""
-    out: Annotated[Path | None, default_is("runs/train-<name of the recipe>")] = None
+    out: Annotated[OptionalPath, default_is("runs/train-<name of the recipe>")] = None
     """Run folder to write."""
     resume: Flag = False
     """Go on with an interrupted run in that folder."""

@@ -1,0 +1,43 @@
+"""The golden list of options: a flag that comes or goes, or changes its name, is a decision and shows up here."""
+
+import pytest
+
+from lengthwise.cli import data, demo, extend, measure, models, report, train
+from lengthwise.cli.common import option_names
+
+GOLDEN = {
+    "measure": (
+        measure.Options,
+        "data length num-sequences windows-per-document metrics context-length tokenizer chunk batch-size seed device "
+        "label config out resume dry-run json",
+    ),
+    "extend": (
+        extend.Options,
+        "intervention steps batch-size peak-lr zero-prob carry-short sigma sigma-relative beta data context-length "
+        "tokenizer length num-sequences windows-per-document metrics seed device config out resume dry-run json",
+    ),
+    "train": (train.Options, "out resume dry-run json"),
+    "report": (report.Options, "out figures json"),
+    "demo": (demo.Options, "model steps out dry-run json"),
+    "data tokenize": (data.TokenizeOptions, "out tokenizer val-frac validation extensions json"),
+    "data info": (data.InfoOptions, "verify json"),
+    "models": (models.Options, "json"),
+}
+
+
+@pytest.mark.parametrize("verb", GOLDEN)
+def test_options_are_these(verb: str) -> None:
+    options, names = GOLDEN[verb]
+    assert [name.removeprefix("--") for name in option_names(options)] == names.split()
+
+
+@pytest.mark.parametrize("verb", GOLDEN)
+def test_every_option_is_explained(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from lengthwise.cli.main import main
+
+    assert main([*verb.split(), "--help"]) == 0
+    text = capsys.readouterr().out
+    for name in GOLDEN[verb][1].split():
+        explained = text.split(f"│ --{name} ", 1)[1].split("│ --")[0]
+        # More words than the value's own name.
+        assert len([word for word in explained.split() if word.isalpha() and word.islower()]) >= 3, name

@@ -80,8 +80,8 @@ def test_sequences_of_one_document_give_no_interval() -> None:
 def test_progress_counts_the_tokens_read() -> None:
     told: list[int] = []
     evaluate_length(tiny_model(), random_tokens(2, 65), 16, advance=told.append)
-    # Full history: 2 x 64. Restarts: 6 windows of 16 tokens for each row.
-    assert sum(told) == 2 * 64 + 2 * 6 * 16
+    # Full history: 2 x 64. The same text once more as 2 windows of 32. Restarts: 6 windows of 16 tokens for each row.
+    assert sum(told) == 2 * 64 + 2 * 64 + 2 * 6 * 16
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from lengthwise.measure.verdict import (
     definition_verdict,
     restart_verdict,
 )
+from lengthwise.measure.windows import join, window_lengths, window_sums
 from lengthwise.shapes import Int
 
 
@@ -84,9 +85,12 @@ def evaluate_length(
     edges = log_bins(tokens.shape[1] - 1, context_length, per_octave=bins_per_octave)
     beyond = edges[np.searchsorted(edges, context_length) :]
     full, restarted = [], []
+    short: dict[int, list[np.ndarray]] = {window: [] for window in window_lengths(tokens.shape[1] - 1, context_length)}
     for first in range(0, len(tokens), batch_size):
         rows = tokens[first : first + batch_size]
         full.append(full_history_sums(model, rows, edges, chunk=chunk, advance=advance))
+        for window, found in short.items():
+            found.append(window_sums(model, rows, edges, window, chunk=chunk, batch_size=batch_size, advance=advance))
         restarted.append(
             restart_sums(
                 model,
@@ -102,10 +106,13 @@ def evaluate_length(
     ids = np.arange(len(tokens)) if documents is None else documents
     table = LossTable.build(edges, np.concatenate(full), tokens, ids, token_bytes)
     restart = LossTable.build(beyond, np.concatenate(restarted), tokens, ids)
+    joined = table
+    for window, found in short.items():
+        joined = join(joined, np.concatenate(found), tokens, ids, window, token_bytes)
     draws = Resamples.draw(table.num_documents, resamples=resamples, seed=seed)
     return LengthEvaluation(
-        perplexity=perplexity_by_position(table, draws),
-        definition=definition_verdict(table.sums, table.tokens, edges, context_length, draws, tolerance=tolerance),
+        perplexity=perplexity_by_position(joined, draws, overall=table),
+        definition=definition_verdict(joined.sums, joined.tokens, edges, context_length, draws, tolerance=tolerance),
         restart=restart_verdict(
             table.beyond(context_length).sums, restart.sums, restart.tokens, beyond, draws, tolerance=restart_tolerance
         ),

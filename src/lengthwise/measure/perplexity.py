@@ -91,10 +91,16 @@ class Perplexity:
     overall: BinPerplexity
 
 
-def perplexity_by_position(table: LossTable, resamples: Resamples) -> Perplexity:
-    """Perplexity of every bin and over all, with two-sided intervals over documents (each bin by itself)."""
+def perplexity_by_position(table: LossTable, resamples: Resamples, *, overall: LossTable | None = None) -> Perplexity:
+    """Perplexity of every bin and over all, with two-sided intervals over documents (each bin by itself).
 
-    def describe(start: int, end: int, columns: slice) -> BinPerplexity:
+    Args:
+        table: losses by document and bin.
+        resamples: drawn for these documents.
+        overall: what the overall figure is taken from, where the table's bins hold unequal numbers of windows.
+    """
+
+    def describe(table: LossTable, start: int, end: int, columns: slice) -> BinPerplexity:
         sums = table.sums[:, columns].sum(axis=1, keepdims=True)
         tokens = table.tokens[:, columns].sum(axis=1, keepdims=True)
         mean = float(sums.sum() / tokens.sum())
@@ -115,8 +121,8 @@ def perplexity_by_position(table: LossTable, resamples: Resamples) -> Perplexity
         )
 
     edges = [int(edge) for edge in table.edges]
-    bins = tuple(describe(edges[i], edges[i + 1], slice(i, i + 1)) for i in range(len(edges) - 1))
-    return Perplexity(bins, describe(edges[0], edges[-1], slice(None)))
+    bins = tuple(describe(table, edges[i], edges[i + 1], slice(i, i + 1)) for i in range(len(edges) - 1))
+    return Perplexity(bins, describe(overall or table, edges[0], edges[-1], slice(None)))
 
 
 def exponential(nats: float) -> float:

@@ -32,6 +32,7 @@ from lengthwise.measure.restart import default_stride, restart_sums, windows
 from lengthwise.measure.states import StateStatistics, state_positions
 from lengthwise.measure.stream import Advance, Piece, SequenceModel, check_tokens, full_history_sums
 from lengthwise.measure.summary import summarize
+from lengthwise.measure.windows import window_lengths, window_sums
 from lengthwise.runs import RunFolder
 
 
@@ -115,6 +116,7 @@ class _Plan:
     starts: tuple[int, ...]
     ends: tuple[int, ...]
     num_documents: int
+    windows: tuple[int, ...]
 
     @staticmethod
     def make(config: MeasureConfig, text: Sequences) -> _Plan:
@@ -134,6 +136,7 @@ class _Plan:
             starts=tuple(remembrance_starts(end, context, config.remembrance_starts)) if surface else (),
             ends=tuple(remembrance_ends(end, context, config.remembrance_ends)) if surface else (),
             num_documents=min(config.remembrance_documents, rows) if surface else 0,
+            windows=window_lengths(length, context),
         )
 
     def pieces(self) -> list[tuple[str, int]]:
@@ -142,6 +145,8 @@ class _Plan:
         for index, rows in enumerate(self.batches):
             if {"perplexity", "restart"} & set(self.config.metrics) or self.state_rows(rows):
                 found.append(("stream", index))
+            if "perplexity" in self.config.metrics:
+                found.append(("windows", index))
             if "restart" in self.config.metrics:
                 found.append(("restart", index))
         return found + [("remembrance", index) for index in range(self.num_documents)]
@@ -159,6 +164,8 @@ class _Plan:
             return sum(self.ends[-1] + 1 - start for start in {0, *self.starts})
         rows = self.batches[index].stop - self.batches[index].start
         length = int(self.edges[-1])
+        if metric == "windows":
+            return rows * sum(length // window * window for window in self.windows)
         if metric == "stream":
             return rows * length
         stride = self.config.restart_stride or default_stride(self.context_length)
@@ -198,6 +205,13 @@ def _stream_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: int
     return {"sums": sums.tolist(), "states": states.to_record() if num_rows else None}
 
 
+def _windows_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
+    config, rows = plan.config, text.tokens[plan.batches[index]]
+    sizes = {"chunk": config.chunk, "batch_size": config.batch_size}
+    found = {w: window_sums(model, rows, plan.edges, w, **sizes, advance=bar) for w in plan.windows}
+    return {"sums": {str(window): sums.tolist() for window, sums in found.items()}}
+
+
 def _restart_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
     sums = restart_sums(
         model,
@@ -222,7 +236,12 @@ def _remembrance_piece(model: SequenceModel, plan: _Plan, text: Sequences, index
     return {"starts": list(plan.starts), "ends": list(plan.ends), "values": values}
 
 
-_PIECES = {"stream": _stream_piece, "restart": _restart_piece, "remembrance": _remembrance_piece}
+_PIECES = {
+    "stream": _stream_piece,
+    "windows": _windows_piece,
+    "restart": _restart_piece,
+    "remembrance": _remembrance_piece,
+}
 
 
 @contextmanager

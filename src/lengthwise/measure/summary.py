@@ -18,6 +18,7 @@ from lengthwise.measure.perplexity import LossTable, perplexity_by_position
 from lengthwise.measure.remembrance import DISTANCES, area_under_curve
 from lengthwise.measure.states import STATISTICS, StateStatistics, rank_drift
 from lengthwise.measure.verdict import definition_verdict, restart_verdict
+from lengthwise.measure.windows import join, window_lengths
 from lengthwise.measure.words import definition_words, restart_words
 from lengthwise.shapes import Int
 
@@ -43,7 +44,7 @@ def summarize(
     pieces = {(record["metric"], record["index"]): record for record in records}
     ordered = {
         metric: [pieces[key] for key in sorted(pieces) if key[0] == metric]
-        for metric in ("stream", "restart", "remembrance")
+        for metric in sorted({metric for metric, _ in pieces})
     }
     arrays: Arrays = {"edges": edges, "documents": text.documents}
     units = len(np.unique(text.documents))
@@ -60,7 +61,7 @@ def summarize(
         "bytes_per_token": _bytes_per_token(text),
         "perplexity": perplexity,
         "verdicts": verdicts,
-        "remembrance": _remembrance(config, ordered["remembrance"], arrays) if ordered["remembrance"] else None,
+        "remembrance": _remembrance(config, ordered["remembrance"], arrays) if "remembrance" in ordered else None,
         "states": _states(config, ordered["stream"], arrays) if "states" in config.metrics else None,
     }
     return summary, arrays
@@ -85,8 +86,14 @@ def _losses(
     table = LossTable.build(edges, arrays["loss_sums"], text.tokens, text.documents, text.token_bytes)
     perplexity = None
     if "perplexity" in wanted:
-        perplexity = asdict(perplexity_by_position(table, draws))
-        definition = definition_verdict(table.sums, table.tokens, edges, context, draws, tolerance=config.tolerance)
+        joined = table
+        assert config.length is not None
+        for window in window_lengths(config.length, context):
+            name = f"window_{window}_sums"
+            arrays[name] = np.concatenate([np.array(record["sums"][str(window)]) for record in ordered["windows"]])
+            joined = join(joined, arrays[name], text.tokens, text.documents, window, text.token_bytes)
+        perplexity = asdict(perplexity_by_position(joined, draws, overall=table))
+        definition = definition_verdict(joined.sums, joined.tokens, edges, context, draws, tolerance=config.tolerance)
         verdicts["definition"] = asdict(definition)
         verdicts["words"].append(definition_words(definition, context, table.num_documents))
     if "restart" in wanted:

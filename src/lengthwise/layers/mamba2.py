@@ -108,9 +108,9 @@ class Mamba2(nn.Module):
             self.conv1d.weight.squeeze(1),
             self.conv1d.bias,
             None if state is None else state.conv,
+            activation="silu",
             lengths=lengths,
         )
-        xBC = F.silu(xBC)
         bc_width = config.ngroups * config.d_state
         x, B, C = xBC.split([self.d_inner, bc_width, bc_width], dim=-1)
         exact = torch.promote_types(dt.dtype, torch.float32)

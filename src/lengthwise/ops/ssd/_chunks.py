@@ -1,44 +1,63 @@
 """The two halves of chunked SSD, forward and backward, as plain functions of tensors; the README derives them.
 
-Both are bound by memory rather than by arithmetic, and are written for that: intermediate tensors are few, are written
-in place and used again while they are still in cache, and what the heads of a group share is computed once.
+Both are bound by memory rather than by arithmetic, and are written for that: few intermediate tensors, written in place
+and used again while they are still in cache.
 
-Layouts, private to this file, with c chunks of Q tokens and r = H/G heads a group. Chunks come before batch rows, so
-that the tensors of one chunk, and of all chunks but the first or the last, are contiguous.
+Layouts, private to this package: c chunks of Q tokens come before the batch rows, so that the tensors of one chunk, and
+of all chunks but the first or the last, are contiguous; heads come before tokens, so that a head is a matrix.
 
-    by head    [c, B, G, r, Q, P]    one small product a head, for the part inside a chunk
-    by token   [c, B, G, Q, r, P]    one large product a group, for the part that goes through the state
-    states     [c+1, B, G, r, P, N]  entry k is the state before chunk k
+    x, y       [c, B, H, Q, P]
+    dt         [c, B, H, Q]
+    B, C       [c, B, G, Q, N]
+    states     [c+1, B, H, P, N], entry k is the state before chunk k
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 
 from lengthwise.shapes import Tensor
 
+# Exponents above this belong to pairs with j > i only. Those are multiplied by zero later, which an infinity would make
+# NaN.
+HIGHEST = 30.0
+
+
+def lowest_exponent(dtype: torch.dtype) -> float:
+    """Exponents are raised to this, -57 in float32, before the exponential.
+
+    A decay to 1e-25 is nothing beside a rounding error, but its products are still normal numbers. Numbers below 1e-38
+    are not, and a CPU multiplies them up to 200 times more slowly.
+    """
+    return 0.65 * math.log(torch.finfo(dtype).tiny)
+
+
+def positive(dt: Tensor) -> Tensor:
+    """dt, at least 4e-12 in float32, for the part inside a chunk, whose gradient is divided by it.
+
+    A token of dt 0 then adds 4e-12 x to outputs, which no sum keeps, and exactly nothing to the state.
+    """
+    return dt.clamp(min=torch.finfo(dt.dtype).tiny ** 0.3)
+
 
 class Saved(NamedTuple):
     """What the forward half leaves for the backward half, besides its inputs."""
 
     log_decay: Tensor
-    """[c, B, G, r, Q]: sum of dt A from the first token of the chunk to the token itself."""
+    """[c, B, H, Q]: sum of dt A from the first token of the chunk to the token itself."""
     decay: Tensor
-    """[c, B, G, r, Q, Q]: exp(log_decay[i] - log_decay[j]) for j <= i, 1 above the diagonal."""
+    """[c, B, H, Q, Q]: exp(log_decay[i] - log_decay[j]) dt[j] for j <= i; above the diagonal without meaning."""
     scores: Tensor
     """[c, B, G, 1, Q, Q]: C[i] . B[j] for j <= i, 0 above the diagonal."""
     states: Tensor
-    """[c+1, B, G, r, P, N]."""
-    B: Tensor
-    """[c B G, Q, N], contiguous, in the dtype of the computation."""
-    C: Tensor
-    """[c B G, Q, N], likewise."""
+    """[c+1, B, H, P, N]."""
 
 
 class Gradients(NamedTuple):
-    """What the backward half returns, each in the shape of the input of that name and the dtype of the computation."""
+    """What the backward half returns: the gradient of each input, in its layout."""
 
     x: Tensor
     dt: Tensor
@@ -49,6 +68,25 @@ class Gradients(NamedTuple):
     initial_state: Tensor
 
 
+def to_chunks(tensor: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
+    """[B, T, H, ...] copied to [c, B, H, Q, ...]."""
+    view = chunk_view(tensor, chunk)
+    return torch.empty(view.shape, dtype=dtype, device=tensor.device).copy_(view)
+
+
+def chunk_view(tensor: Tensor, chunk: int) -> Tensor:
+    """[B, T, H, ...] seen as [c, B, H, Q, ...]."""
+    batch, time, heads = tensor.shape[:3]
+    split = tensor.view(batch, time // chunk, chunk, heads, *tensor.shape[3:])
+    return split.permute(1, 0, 3, 2, *range(4, split.dim()))
+
+
+def from_chunks(tensor: Tensor) -> Tensor:
+    """[c, B, H, Q, ...] copied to [B, T, H, ...]."""
+    chunks, batch, heads, chunk = tensor.shape[:4]
+    return tensor.permute(1, 0, 3, 2, *range(4, tensor.dim())).reshape(batch, chunks * chunk, heads, *tensor.shape[4:])
+
+
 def chunk_forward(
     x: Tensor,
     dt: Tensor,
@@ -57,60 +95,45 @@ def chunk_forward(
     C: Tensor,
     D: Tensor | None,
     initial_state: Tensor | None,
-    chunk: int,
     save: bool,
 ) -> tuple[Tensor, Tensor, Saved | None]:
-    """Outputs, final state and, if `save`, what the backward half needs.
+    """Outputs, final state [B, H, P, N] and, if `save`, what the backward half needs. All tensors have one dtype."""
+    chunks, batch, heads, chunk, width = x.shape
+    groups, size = B.shape[2], B.shape[4]
+    by_group = (chunks, batch, groups, heads // groups)
+    flat_x = x.view(-1, chunk, width)
 
-    Shapes are those of `ssd`, with T a multiple of `chunk`. The dtype of `dt`, float32 or wider, is that of the
-    computation and of the results; `A`, `D` and `initial_state` have it too.
-    """
-    batch, time, heads, width = x.shape
-    groups, size = B.shape[2:]
-    shared, chunks, exact = heads // groups, time // chunk, dt.dtype
-    x_, dt_ = _by_head(x, chunk, groups), _by_head(dt, chunk, groups)
-    B_, C_ = _by_group(B, chunk, exact), _by_group(C, chunk, exact)
-
-    # A positive exponent (j > i) is made 0 before the exponential, so none can overflow; the scores are 0 there.
-    # Results of elementwise operations inherit the strides of their inputs, hence `contiguous` and `out`.
-    log_decay = torch.cumsum((dt_ * A.view(groups, shared, 1)).contiguous(), dim=-1)
+    # Inside a chunk: y[i] = sum_{j <= i} decay[i, j] scores[i, j] x[j] + D x[i].
+    log_decay = torch.cumsum(dt * A[:, None], dim=-1)
     decay = log_decay[..., :, None] - log_decay[..., None, :]
-    decay.clamp_(max=0).exp_()
-    scores = torch.bmm(C_, B_.mT).tril_().view(chunks, batch, groups, 1, chunk, chunk)
-    mixing = torch.mul(decay, scores, out=torch.empty_like(decay) if save else decay)
-    entering = torch.mul(x_, dt_[..., None], out=torch.empty(x_.shape, dtype=exact, device=x.device))
-    inside = torch.bmm(mixing.view(-1, chunk, chunk), entering.view(-1, chunk, width)).view(entering.shape)
-    y = torch.empty(batch, time, heads, width, dtype=exact, device=x.device)
-    y_ = _by_head(y, chunk, groups)
-    if D is None:
-        y_.copy_(inside)
-    else:
-        torch.addcmul(inside, x_, D.view(groups, shared, 1, 1), out=y_)
+    decay.clamp_(lowest_exponent(dt.dtype), HIGHEST).exp_().mul_(positive(dt)[..., None, :])
+    scores = torch.bmm(C.view(-1, chunk, size), B.view(-1, chunk, size).mT).tril_()
+    scores = scores.view(*by_group[:3], 1, chunk, chunk)
+    mixing = torch.empty_like(decay) if save else decay
+    torch.mul(decay.view(*by_group, chunk, chunk), scores, out=mixing.view(*by_group, chunk, chunk))
+    if D is not None:
+        mixing.diagonal(dim1=-2, dim2=-1).add_(D[:, None])
+    y = torch.bmm(mixing.view(-1, chunk, chunk), flat_x)
 
-    # What each chunk adds to the state, then the carry from chunk to chunk.
-    weight = torch.exp(log_decay[..., -1:] - log_decay).mul_(dt_)
-    added = _token_view(entering)
-    torch.mul(_swap(x_), _swap(weight[..., None]), out=added)
-    states = torch.empty(chunks + 1, batch, groups, shared, width, size, dtype=exact, device=x.device)
-    flat_states = states.view(chunks + 1, batch * groups, shared * width, size)
-    torch.bmm(added.view(-1, chunk, shared * width).mT, B_, out=flat_states[1:].flatten(0, 1))
-    first = _first_read(initial_state)
-    if initial_state is None:
-        states[0].zero_()
-    else:
-        states[0].copy_(initial_state.view(states[0].shape))
-    through = log_decay[..., -1].exp()[..., None, None]
+    # What each chunk adds to the state, sum_j x[j] (weight[j] B[j])^T, and the carry from chunk to chunk.
+    weight = _decay_to_end(log_decay).mul_(dt)
+    scaled = _scratch(mixing, (*by_group, chunk, size))
+    torch.mul(B[:, :, :, None], weight.view(*by_group, chunk, 1), out=scaled)
+    states = x.new_empty(chunks + 1, batch, heads, width, size)
+    torch.bmm(flat_x.mT, scaled.view(-1, chunk, size), out=states[1:].view(-1, width, size))
+    first = 0 if initial_state is not None else 1  # the first chunk whose entering state is not known to be zero
+    states[0] = 0 if initial_state is None else initial_state
+    through = _exp(log_decay[..., -1])[..., None, None]
     for k in range(first, chunks):
         states[k + 1].addcmul_(states[k], through[k])
 
+    # What each chunk reads of the state before it: y[i] += S (exp(log_decay[i]) C[i]).
     if first < chunks:
-        read = added[first:]
-        before = flat_states[first:chunks].flatten(0, 1)
-        torch.bmm(C_[first * batch * groups :], before.mT, out=read.view(-1, chunk, shared * width))
-        y_[first:].addcmul_(_swap(read), log_decay[first:].exp()[..., None])
-
-    final_state = states[chunks].reshape(batch, heads, width, size).clone()  # does not keep the others alive
-    return y, final_state, Saved(log_decay, decay, scores, states, B_, C_) if save else None
+        torch.mul(C[first:, :, :, None], _decay_from_start(log_decay[first:], by_group), out=scaled[first:])
+        before = states[first:chunks].view(-1, width, size)
+        y[first * batch * heads :].baddbmm_(scaled[first:].view(-1, chunk, size), before.mT)
+    final_state = states[chunks].clone()  # which does not keep the others alive
+    return y.view(x.shape), final_state, Saved(log_decay, decay, scores, states) if save else None
 
 
 def chunk_backward(
@@ -119,125 +142,116 @@ def chunk_backward(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
+    B: Tensor,
+    C: Tensor,
     D: Tensor | None,
-    groups: int,
     has_initial_state: bool,
     saved: Saved,
 ) -> Gradients:
     """Gradients of all inputs, given those of the outputs and of the final state (None for zero)."""
-    log_decay, decay, scores, states, B_, C_ = saved
-    batch, time, heads, width = x.shape
-    shared, exact = heads // groups, dt.dtype
-    chunks, chunk, size = states.shape[0] - 1, log_decay.shape[-1], states.shape[-1]
-    x_, dt_, dy_ = (_by_head(tensor, chunk, groups) for tensor in (x, dt, dy))
+    log_decay, decay, scores, states = saved
+    chunks, batch, heads, chunk, width = x.shape
+    groups, size = B.shape[2], B.shape[4]
+    by_group = (chunks, batch, groups, heads // groups)
+    flat_x, flat_dy = x.view(-1, chunk, width), dy.view(-1, chunk, width)
 
     # Inside the chunks. `pairs` becomes in turn the mixing matrix, its gradient, the latter times the decay, and times
-    # the scores as well: then entry (i, j) is the gradient of the exponent log_decay[i] - log_decay[j].
-    entering = torch.mul(x_, dt_[..., None], out=torch.empty(x_.shape, dtype=exact, device=x.device))
-    d_inside = torch.empty_like(entering).copy_(dy_)
-    pairs = decay * scores
-    flat_pairs = pairs.view(-1, chunk, chunk)
-    d_entering = torch.bmm(flat_pairs.mT, d_inside.view(-1, chunk, width)).view(entering.shape)
-    torch.bmm(d_inside.view(-1, chunk, width), entering.view(-1, chunk, width).mT, out=flat_pairs)
-    d_scores = pairs.mul_(decay).sum(dim=3).tril_().view(-1, chunk, chunk)
-    dC = torch.bmm(d_scores, B_)
-    dB = torch.bmm(d_scores.mT, C_)
-    pairs.mul_(scores)
-    # On the diagonal the exponent is 0 whatever dt is. Left in, it would cancel only up to rounding.
-    pairs.diagonal(dim1=-2, dim2=-1).zero_()
-    d_log = pairs.sum(dim=-1).sub_(pairs.sum(dim=-2))  # [c, B, G, r, Q]
+    # the scores as well: entry (i, j) is then the gradient of the exponent log_decay[i] - log_decay[j], and that of
+    # log dt[j].
+    grouped_decay = decay.view(*by_group, chunk, chunk)
+    grouped_pairs = grouped_decay * scores
+    pairs = grouped_pairs.view(decay.shape)
+    diagonal = pairs.diagonal(dim1=-2, dim2=-1)
+    if D is not None:
+        diagonal.add_(D[:, None])
+    dx = torch.bmm(pairs.view(-1, chunk, chunk).mT, flat_dy)
+    torch.bmm(flat_dy, flat_x.mT, out=pairs.view(-1, chunk, chunk))
+    dD = None if D is None else diagonal.sum(dim=(0, 1, 3))
+    d_scores = grouped_pairs.mul_(grouped_decay).sum(dim=3).tril_().view(-1, chunk, chunk)
+    dB = torch.bmm(d_scores.mT, C.view(-1, chunk, size)).view(B.shape)
+    dC = torch.bmm(d_scores, B.view(-1, chunk, size)).view(C.shape)
+    grouped_pairs.mul_(scores)
+    own = diagonal.clone()
+    diagonal.zero_()  # that exponent is 0 whatever the decay; left in, it would cancel only up to rounding
+    column = pairs.sum(dim=-2)
+    d_log = pairs.sum(dim=-1).sub_(column)
+    ddt = column.add_(own).div_(positive(dt))
 
-    # Out of the states: y += exp(log_decay) C S, from chunk `first` on. From here the buffers of `entering` and
-    # `d_inside` serve as scratch.
-    first, rows = _first_read(states if has_initial_state else None), batch * groups
-    scratch, scratch2 = _token_view(entering), _token_view(d_inside)
-    flat_states = states.view(chunks + 1, rows, shared * width, size)
-    d_states = torch.empty_like(flat_states)
+    # Out of the states, from chunk `first` on. d_states[k] is the gradient of the state before chunk k.
+    first = 0 if has_initial_state else 1
+    scaled, product = _scratch(pairs, (*by_group, chunk, size)), x.new_empty(*by_group, chunk, size)
+    d_states = torch.empty_like(states)
     if first < chunks:
-        scaled, read = scratch[first:], scratch2[first:]
-        torch.mul(_swap(dy_[first:]), _swap(log_decay[first:].exp()[..., None]), out=scaled)
-        before, flat_scaled = flat_states[first:chunks].flatten(0, 1), scaled.view(-1, chunk, shared * width)
-        dC[first * rows :].baddbmm_(flat_scaled, before)
-        torch.bmm(flat_scaled.mT, C_[first * rows :], out=d_states[first:chunks].flatten(0, 1))
-        torch.bmm(C_[first * rows :], before.mT, out=read.view(-1, chunk, shared * width))
-        d_log[first:] += read.mul_(scaled).sum(dim=-1).transpose(-1, -2)
+        C_, from_start = C[first:, :, :, None], _decay_from_start(log_decay[first:], by_group)
+        rows = first * batch * heads
+        torch.mul(C_, from_start, out=scaled[first:])
+        torch.bmm(
+            flat_dy[rows:].mT,
+            scaled[first:].view(-1, chunk, size),
+            out=d_states[first:chunks].view(-1, width, size),
+        )
+        before = states[first:chunks].view(-1, width, size)
+        torch.bmm(flat_dy[rows:], before, out=product[first:].view(-1, chunk, size))
+        d_C = product[first:].mul_(from_start)
+        dC[first:] += d_C.sum(dim=3)
+        d_log[first:] += d_C.mul_(C_).sum(dim=-1).view(d_log[first:].shape)
 
-    # The carry, backwards: d_states[k] is the gradient of the state before chunk k. That of the last is known to be
-    # zero where nobody asked for the final state, so chunk `last` and its successors add to no state that matters.
+    # The carry, backwards. Where nobody asked for the final state, its gradient is zero, and the last chunk adds to no
+    # state that matters.
     last = chunks if d_final is not None else chunks - 1
-    if d_final is None:
-        d_states[chunks].zero_()
-    else:
-        d_states[chunks].copy_(d_final.reshape(d_states[chunks].shape))
-    through = log_decay[..., -1].exp().view(chunks, rows, shared, 1, 1)
-    by_row = d_states.view(chunks + 1, rows, shared, width, size)
+    d_states[chunks] = 0 if d_final is None else d_final
+    through = _exp(log_decay[..., -1])
     for k in range(min(last, chunks - 1), first - 1, -1):
-        by_row[k].addcmul_(by_row[k + 1], through[k])
+        d_states[k].addcmul_(d_states[k + 1], through[k, ..., None, None])
 
-    # Into the states: S += (x dt exp(total - log_decay))^T B, up to chunk `last`.
+    # Into the states, up to chunk `last`.
     if last > 0:
-        to_end = torch.exp(log_decay[:last, ..., -1:] - log_decay[:last])
-        d_after = d_states[1 : last + 1].flatten(0, 1)
-        d_added, added = scratch2[:last], scratch[:last]
-        torch.bmm(B_[: last * rows], d_after.mT, out=d_added.view(-1, chunk, shared * width))
-        torch.mul(_swap(x_[:last]), _swap((to_end * dt_[:last])[..., None]), out=added)
-        dB[: last * rows].baddbmm_(added.view(-1, chunk, shared * width), d_after)
-        d_entering[:last].addcmul_(_swap(d_added), to_end[..., None])
-        # The exponent of token j is total - log_decay[j]; the last token's is 0 whatever dt is.
-        d_to_end = added.mul_(d_added).sum(dim=-1).transpose(-1, -2)[..., :-1]
+        to_end = _decay_to_end(log_decay[:last])
+        weight = to_end * dt[:last]
+        grouped_weight, B_ = weight.view(last, *by_group[1:], chunk, 1), B[:last, :, :, None]
+        after, rows = d_states[1 : last + 1].view(-1, width, size), last * batch * heads
+        torch.mul(B_, grouped_weight, out=scaled[:last])
+        dx[:rows].baddbmm_(scaled[:last].view(-1, chunk, size), after.mT)
+        torch.bmm(flat_x[:rows], after, out=product[:last].view(-1, chunk, size))
+        d_weight = torch.mul(product[:last], B_, out=scaled[:last]).sum(dim=-1).view(weight.shape)
+        dB[:last] += product[:last].mul_(grouped_weight).sum(dim=3)
+        ddt[:last].addcmul_(d_weight, to_end)
+        # The exponent of token j is total - log_decay[j]; the last token's is 0 whatever the decay.
+        d_to_end = d_weight.mul_(weight)[..., :-1]
         d_log[:last, ..., :-1] -= d_to_end
         d_log[:last, ..., -1] += d_to_end.sum(dim=-1)
     if first < last:
         # The exponent `total` also takes the state before the chunk through it.
-        kept = torch.mul(flat_states[first:last], d_states[first + 1 : last + 1])
-        kept = kept.view(last - first, batch, groups, shared, -1).sum(dim=-1)
-        d_log[first:last, ..., -1].addcmul_(kept, log_decay[first:last, ..., -1].exp())
+        kept = torch.mul(states[first:last], d_states[first + 1 : last + 1]).flatten(-2).sum(dim=-1)
+        d_log[first:last, ..., -1].addcmul_(kept, through[first:last])
 
-    d_exponent = d_log.flip(-1).cumsum(dim=-1).flip(-1)  # of dt A at each token, by the cumulative sum
-    dA = (d_exponent * dt_).sum(dim=(0, 1, 4)).view(heads)
-    dx = torch.empty(batch, time, heads, width, dtype=exact, device=x.device)
-    torch.mul(d_entering, dt_[..., None], out=_by_head(dx, chunk, groups))
-    ddt = d_entering.mul_(x_).sum(dim=-1).addcmul_(d_exponent, A.view(groups, shared, 1))
-    dD = None
-    if D is not None:
-        dx.addcmul_(dy, D.view(heads, 1))
-        dD = torch.mul(dy, x, out=scratch.view(dx.shape)).sum(dim=(0, 1, 3))
+    d_exponent = d_log.flip(-1).cumsum(dim=-1).flip(-1)  # of dt A at each token, of which log_decay is the sum
     return Gradients(
-        x=dx,
-        dt=ddt.permute(1, 0, 4, 2, 3).reshape(batch, time, heads),
-        A=dA,
-        B=dB.view(chunks, batch, groups, chunk, size).permute(1, 0, 3, 2, 4).reshape(batch, time, groups, size),
-        C=dC.view(chunks, batch, groups, chunk, size).permute(1, 0, 3, 2, 4).reshape(batch, time, groups, size),
+        x=dx.view(x.shape),
+        dt=ddt.addcmul_(d_exponent, A[:, None]),
+        A=(d_exponent * dt).sum(dim=(0, 1, 3)),
+        B=dB,
+        C=dC,
         D=dD,
-        initial_state=d_states[0].view(batch, heads, width, size),
+        initial_state=d_states[0],
     )
 
 
-def _first_read(initial_state: Tensor | None) -> int:
-    """The first chunk whose entering state is not known to be zero."""
-    return 1 if initial_state is None else 0
+def _exp(log_decay: Tensor) -> Tensor:
+    return log_decay.clamp(min=lowest_exponent(log_decay.dtype)).exp_()
 
 
-def _by_head(tensor: Tensor, chunk: int, groups: int) -> Tensor:
-    """[B, T, H, ...] seen as [c, B, G, r, Q, ...]."""
-    batch, time, heads = tensor.shape[:3]
-    split = tensor.view(batch, time // chunk, chunk, groups, heads // groups, *tensor.shape[3:])
-    return split.permute(1, 0, 3, 4, 2, *range(5, split.dim()))
+def _decay_to_end(log_decay: Tensor) -> Tensor:
+    """From each token to the end of its chunk."""
+    return _exp(log_decay[..., -1:] - log_decay)
 
 
-def _by_group(tensor: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
-    """[B, T, G, N] copied to [c B G, Q, N]."""
-    batch, time, groups, size = tensor.shape
-    split = tensor.view(batch, time // chunk, chunk, groups, size).permute(1, 0, 3, 2, 4)
-    return split.to(dtype, memory_format=torch.contiguous_format).reshape(-1, chunk, size)
+def _decay_from_start(log_decay: Tensor, by_group: tuple[int, ...]) -> Tensor:
+    """From the state before the chunk to each token, [c, B, G, H/G, Q, 1]."""
+    return _exp(log_decay).view(-1, *by_group[1:], log_decay.shape[-1], 1)
 
 
-def _token_view(by_head: Tensor) -> Tensor:
-    """The memory of a contiguous by-head tensor as a by-token tensor; the values have no meaning."""
-    chunks, batch, groups, shared, chunk, width = by_head.shape
-    return by_head.view(chunks, batch, groups, chunk, shared, width)
-
-
-def _swap(tensor: Tensor) -> Tensor:
-    """By head seen as by token, or the reverse."""
-    return tensor.transpose(3, 4)
+def _scratch(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The memory of `tensor`, no longer needed, in another shape; new memory where it is too small."""
+    flat, needed = tensor.view(-1), torch.Size(shape).numel()
+    return flat[:needed].view(shape) if len(flat) >= needed else tensor.new_empty(shape)

@@ -7,12 +7,11 @@ keep and read again costs more time than the arithmetic.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from lengthwise.errors import InputError
 from lengthwise.ops.padding import Padding, check_lengths, real_tokens
-from lengthwise.ops.ssd._chunks import Saved, chunk_backward, chunk_forward
+from lengthwise.ops.ssd._chunks import Saved, chunk_backward, chunk_forward, from_chunks, to_chunks
 from lengthwise.shapes import Float, Int, Tensor
 
 DEFAULT_CHUNK_SIZE = 64
@@ -66,20 +65,22 @@ def ssd(
         empty = x.new_zeros(batch, heads, width, state_size, dtype=exact)
         return x, empty if initial_state is None else initial_state.to(exact)
 
-    chunk = min(chunk_size, time)
-    missing = -time % chunk
-    if missing:
-        # A padded token has dt 0: it decays nothing and enters nothing.
-        x, B, C = (F.pad(tensor, (0, 0, 0, 0, 0, missing)) for tensor in (x, B, C))
-        dt = F.pad(dt, (0, 0, 0, missing))
+    A = A.to(exact)
     D = None if D is None else D.to(exact)
     initial_state = None if initial_state is None else initial_state.to(exact)
-    y, final_state = _Chunked.apply(x, dt, A.to(exact), B, C, D, initial_state, chunk)
-    return y[:, :time] if missing else y, final_state
+    chunk = min(chunk_size, time)
+    whole = time - time % chunk
+    y, state = _Chunked.apply(x[:, :whole], dt[:, :whole], A, B[:, :whole], C[:, :whole], D, initial_state, chunk)  # type: ignore[no-untyped-call]
+    if whole < time:  # the rest is a chunk of its own
+        rest, state = _Chunked.apply(  # type: ignore[no-untyped-call]
+            x[:, whole:], dt[:, whole:], A, B[:, whole:], C[:, whole:], D, state, time - whole
+        )
+        y = torch.cat([y, rest], dim=1)
+    return y, state
 
 
 class _Chunked(torch.autograd.Function):
-    """`chunk_forward` and `chunk_backward` as one node of the graph."""
+    """`chunk_forward` and `chunk_backward` as one node of the graph; T is a multiple of `chunk`."""
 
     @staticmethod
     def forward(
@@ -93,28 +94,31 @@ class _Chunked(torch.autograd.Function):
         initial_state: Tensor | None,
         chunk: int,
     ) -> tuple[Tensor, Tensor]:
+        save = any(ctx.needs_input_grad)
+        inputs = [to_chunks(tensor, chunk, dt.dtype) for tensor in (x, dt, B, C)]
+        x_, dt_, B_, C_ = inputs
         with torch.autocast(x.device.type, enabled=False):
-            y, final_state, saved = chunk_forward(x, dt, A, B, C, D, initial_state, chunk, any(ctx.needs_input_grad))
+            y, final_state, saved = chunk_forward(x_, dt_, A, B_, C_, D, initial_state, save)
         if saved is not None:
-            ctx.save_for_backward(x, dt, A, D, *saved)
-            ctx.groups, ctx.has_initial_state, ctx.dtypes = B.shape[2], initial_state is not None, (B.dtype, C.dtype)
+            ctx.save_for_backward(A, D, *inputs, *saved)
+            ctx.has_initial_state, ctx.dtypes = initial_state is not None, (x.dtype, B.dtype, C.dtype)
             ctx.set_materialize_grads(False)
-        return y.to(x.dtype), final_state
+        return from_chunks(y).to(x.dtype), final_state
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, d_final: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, dt, A, D, *saved = ctx.saved_tensors
-        dy = torch.zeros_like(x) if dy is None else dy
+        A, D, x, dt, B, C, *saved = ctx.saved_tensors
+        dy = torch.zeros_like(x) if dy is None else to_chunks(dy, x.shape[3], x.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            grads = chunk_backward(dy, d_final, x, dt, A, D, ctx.groups, ctx.has_initial_state, Saved(*saved))
-        dtype_B, dtype_C = ctx.dtypes
+            grads = chunk_backward(dy, d_final, x, dt, A, B, C, D, ctx.has_initial_state, Saved(*saved))
+        dtype_x, dtype_B, dtype_C = ctx.dtypes
         return (
-            grads.x.to(x.dtype),
-            grads.dt,
+            from_chunks(grads.x).to(dtype_x),
+            from_chunks(grads.dt),
             grads.A,
-            grads.B.to(dtype_B),
-            grads.C.to(dtype_C),
+            from_chunks(grads.B).to(dtype_B),
+            from_chunks(grads.C).to(dtype_C),
             grads.D,
             grads.initial_state if ctx.has_initial_state else None,
             None,

@@ -51,8 +51,10 @@ def advance(model: LanguageModel, tokens: Int[Tensor, "B T"], state: State | Non
         if index == len(blocks) - 1:
             layers.append(state_after(block.mixer, u.expand(rows, -1, -1), record))
             break
-        shared = record is not None and u.shape[0] != rows
-        y, new = forward_shared(block.mixer, u, record) if shared else block.mixer(u, record)
+        if record is not None and u.shape[0] != rows:
+            y, new = forward_shared(block.mixer, u, record)
+        else:
+            y, new = block.mixer(u, record)
         residual = residual + y
         layers.append(new)
     return State(tuple(layers))

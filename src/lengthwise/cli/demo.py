@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,7 +20,9 @@ from lengthwise.cli.common import (
 from lengthwise.errors import InputError
 from lengthwise.extend import ExtendConfig
 
-MEASURE = {"num_sequences": 48, "remembrance_documents": 2}
+TRAIN: dict[str, Any] = {}
+"""Settings of the post-training that differ from the defaults of `lengthwise extend`."""
+MEASURE: dict[str, Any] = {"num_sequences": 48, "remembrance_documents": 2}
 """What differs from the defaults of a measurement, for the sake of the minutes it takes."""
 
 
@@ -89,4 +91,4 @@ def demo_config(options: Options) -> ExtendConfig:
             fix="give one: lengthwise demo --model FOLDER, or install lengthwise again",
         )
     steps = ExtendConfig.steps if options.steps is None else options.steps
-    return ExtendConfig(model=options.model or shipped[0], steps=steps, measure=MEASURE)
+    return ExtendConfig(model=options.model or shipped[0], steps=steps, measure=MEASURE, **TRAIN)

@@ -59,6 +59,19 @@ def test_sums_and_counts_equal_one_forward_pass_a_window() -> None:
     assert (table.tokens[:, -1] == whole.tokens[:, -1]).all()
 
 
+def test_bytes_where_the_last_bin_ends_before_the_window() -> None:
+    # Context 10: the bins end at 10 and at 28, and a window holds 20 positions, of which 10 lie in a bin.
+    tokens, edges = np.arange(61)[None] % 11, log_bins(60, 10)
+    assert edges[:3].tolist() == [0, 10, 28]
+    whole = LossTable.build(edges, np.zeros((1, len(edges) - 1)), tokens, np.array([0]), np.arange(11))
+    table = join(whole, np.zeros((1, 1)), tokens, np.array([0]), 20, np.arange(11))
+    expected = sum(int(tokens[0, start + 1 : start + 11].sum()) for start in (0, 20, 40))
+    assert table.num_bytes is not None
+    assert whole.num_bytes is not None
+    assert table.num_bytes[0, 0] - whole.num_bytes[0, 0] == expected
+    np.testing.assert_array_equal(table.num_bytes[0, 1:], whole.num_bytes[0, 1:])
+
+
 def test_windows_narrow_the_early_bins_and_leave_the_overall_figure() -> None:
     model = LanguageModel(CONFIG, seed=1)
     tokens = rows(6, 16 * CONTEXT)

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Integer
 
+from lengthwise.measure.bootstrap import sum_by_document
 from lengthwise.measure.perplexity import LossTable
 from lengthwise.measure.stream import Advance, SequenceModel, full_history_sums
 from lengthwise.shapes import Float, Int
@@ -87,16 +88,20 @@ def join(
         token_bytes: bytes per token id, or None.
     """
     inside = window_edges(table.edges, window)
-    pieces = cut(tokens, window)
-    count = len(pieces) // len(tokens)
-    # Each window as a row of its own gives the counts; the sums are already added up by row.
-    spread = np.repeat(sums / count, count, axis=0)
-    short = LossTable.build(inside, spread, pieces, np.repeat(documents, count), token_bytes)
+    count = (tokens.shape[1] - 1) // window
+    counts = np.broadcast_to(count * np.diff(inside), sums.shape)
+    num_bytes = None
+    if token_bytes is not None and table.num_bytes is not None:
+        # Row by row, so that no copy of the whole text is made; the targets of a window do not hold its first token.
+        # The last bin may end before the window does; its end then begins a stretch that is dropped.
+        cuts = inside[inside < window]
+        first = (np.arange(count)[:, None] * window + cuts).ravel()
+        found = [np.add.reduceat(token_bytes[row[1 : count * window + 1]], first) for row in tokens]
+        num_bytes = np.stack([each.reshape(count, -1).sum(axis=0)[: len(inside) - 1] for each in found])
     wide = ((0, 0), (0, len(table.edges) - len(inside)))
-    both = table.num_bytes is not None and short.num_bytes is not None
     return replace(
         table,
-        sums=table.sums + np.pad(short.sums, wide),
-        tokens=table.tokens + np.pad(short.tokens, wide),
-        num_bytes=table.num_bytes + np.pad(short.num_bytes, wide) if both else None,  # type: ignore[operator, arg-type]
+        sums=table.sums + np.pad(sum_by_document(sums, documents), wide),
+        tokens=table.tokens + np.pad(sum_by_document(counts, documents), wide),
+        num_bytes=None if num_bytes is None else table.num_bytes + np.pad(sum_by_document(num_bytes, documents), wide),
     )

@@ -48,12 +48,12 @@ def state_after(mixer: Mamba2, u: Float[Tensor, "B T D"], state: Mamba2State | N
         None if filter_bias is None else filter_bias[:wanted],
         None if state is None else state.conv[..., :wanted],
     )
-    x, B = F.silu(xB).split([mixer.d_inner, wanted - mixer.d_inner], dim=-1)
+    x, B = F.silu(xB, inplace=True).split([mixer.d_inner, wanted - mixer.d_inner], dim=-1)
     dt = _step_sizes(mixer, dt)
     log_decay = torch.cumsum(dt * _rates(mixer, dt.dtype), dim=1)  # [B, T, H]
     total = log_decay[:, -1]
     weight = (total[:, None] - log_decay).exp() * dt
-    x = rearrange(x, "b t (h p) -> b t h p", h=heads).to(dt.dtype) * weight[..., None]
+    x = rearrange(x, "b t (h p) -> b t h p", h=heads).to(dt.dtype).mul_(weight[..., None])
     added = torch.matmul(
         rearrange(x, "b t (g r) p -> b g (r p) t", g=config.ngroups),
         rearrange(B.to(dt.dtype), "b t (g n) -> b g t n", g=config.ngroups),
@@ -95,7 +95,7 @@ def forward_shared(
     z, raw, dt = mixer.in_proj(u).split([mixer.d_inner, mixer.conv_width, heads], dim=-1)
     convolved, conv = causal_conv(raw, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, state.conv[:1])
     bc_width = config.ngroups * config.d_state
-    x, B, C = F.silu(convolved).split([mixer.d_inner, bc_width, bc_width], dim=-1)
+    x, B, C = F.silu(convolved, inplace=True).split([mixer.d_inner, bc_width, bc_width], dim=-1)
     B, C = (rearrange(tensor, "b t (g n) -> b t g n", g=config.ngroups) for tensor in (B, C))
     dt = _step_sizes(mixer, dt)
     rates = _rates(mixer, dt.dtype)
@@ -106,7 +106,8 @@ def forward_shared(
     by_group = rearrange(state.ssm, "b (g r) p n -> b g n (r p)", g=config.ngroups)
     carried = torch.matmul(rearrange(C, "b t g n -> b g t n").to(by_group.dtype), by_group)
     carried = rearrange(carried, "b g t (r p) -> b t (g r) p", p=config.headdim)
-    outputs = torch.addcmul(y.to(carried.dtype), carried, decay[..., None])  # [R, T, H, P]
+    # No gradient is wanted, so the largest tensor, [R, T, H P], is worked on in place.
+    outputs = carried.mul_(decay[..., None]).add_(y)
     gated = rearrange(outputs, "b t h p -> b t (h p)").mul_(F.silu(z.to(outputs.dtype)))
     normed = rms_norm(gated, mixer.norm.weight, mixer.norm.eps, mixer.norm.groups).to(u.dtype)
     new = torch.addcmul(ssm, decay[:, -1, :, None, None], state.ssm)

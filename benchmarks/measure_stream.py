@@ -9,7 +9,6 @@ memory.
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -103,7 +102,13 @@ def _measure(length: int, corpus: Path, out: Path) -> dict[str, float]:
     begin = time.perf_counter()
     measure(config, out, checkpoint=checkpoint, progress=False)
     seconds = time.perf_counter() - begin
-    return {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {"seconds": seconds, "peak_mb": _peak_mb()}
+
+
+def _peak_mb() -> float:
+    """Highest resident memory of this process. (`ru_maxrss` would begin with that of the process that started it.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 if __name__ == "__main__":

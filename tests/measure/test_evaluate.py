@@ -43,11 +43,28 @@ def test_text_that_becomes_harder_fails_the_definition_only() -> None:
 
     tokens = np.zeros((4, 129), dtype=np.int64)
     tokens[:, 65:] = 4
-    found = evaluate_length(ByText(lambda count: 2.0), tokens, 32)
+    found = evaluate_length(ByText(lambda count: 2.0), tokens, 32, control_text=False)
     assert found.definition.verdict == "fail"
     assert found.definition.first_failing_position == 64
     assert found.restart.verdict == "pass"
     assert found.restart.difference == 0.0
+
+
+def test_control_spreads_the_difficulty_of_the_text_over_all_bins() -> None:
+    # One stretch of hard text in the middle: beyond the context, plain ratios see it, controlled ones its mean.
+    class ByText(CountingModel):
+        def nll(self, tokens, state=None):  # type: ignore[no-untyped-def]
+            losses, new = super().nll(tokens, state)
+            return losses + 0.1 * (tokens[:, 1:] == 4), new
+
+    tokens = np.zeros((4, 129), dtype=np.int64)
+    tokens[:, 65:92] = 4
+    found = evaluate_length(ByText(lambda count: 2.0), tokens, 32).definition
+    assert found.controlled
+    expected = 2 + 0.1 * 27 / 96
+    controlled = [math.log(r.ratio * found.best_perplexity) for r in found.ratios]
+    assert controlled == pytest.approx([expected] * len(controlled))
+    assert max(math.log(r.plain) for r in found.ratios) > 0.09
 
 
 def test_bits_per_byte_by_hand() -> None:

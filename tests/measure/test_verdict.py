@@ -9,7 +9,13 @@ import pytest
 
 from lengthwise.errors import InputError
 from lengthwise.measure.bootstrap import Resamples
-from lengthwise.measure.verdict import DefinitionVerdict, RestartVerdict, definition_verdict, restart_verdict
+from lengthwise.measure.verdict import (
+    Control,
+    DefinitionVerdict,
+    RestartVerdict,
+    definition_verdict,
+    restart_verdict,
+)
 
 EDGES = np.array([0, 16, 32, 64, 128])  # context 32: two bins inside, two beyond
 WIDTHS = np.diff(EDGES).astype(np.float64)
@@ -162,3 +168,44 @@ def test_good_models_are_rarely_failed_and_rarely_passed_at_the_limit() -> None:
         verdicts.append(definition_verdict(sums, np.broadcast_to(widths, sums.shape), edges, 32, draws).verdict)
     assert verdicts.count("fail") <= 9
     assert verdicts.count("pass") <= 9
+
+
+def controlled(excess: float, seed: int, documents: int = 40) -> tuple[DefinitionVerdict, DefinitionVerdict]:
+    """Verdicts with and without control on text whose hard and easy stretches weigh more than the tolerance.
+
+    Inside: 2.0 nats known exactly. Beyond: the restarted model 2.1 and the full history 2.0 + `excess`, both with the
+    difficulty of the stretch on top, and a little noise of their own.
+    """
+    random = np.random.default_rng(seed)
+    widths = np.full(6, 32.0)
+    edges = np.concatenate([[0, 16, 32], 32 + 32 * np.arange(1, 7)])
+    hard = random.normal(scale=0.4, size=(documents, 6))
+    full = 2.0 + excess + hard + random.normal(scale=0.02, size=(documents, 6))
+    restarted = 2.1 + hard + random.normal(scale=0.02, size=(documents, 6))
+    # p* rests on windows all over the text, so it holds the mean difficulty of the document.
+    inside = np.stack([np.full(documents, 2.5), 2.0 + hard.mean(axis=1)], axis=1)
+    sums = np.concatenate([inside * 16, full * widths], axis=1)
+    tokens = np.broadcast_to(np.diff(edges), sums.shape).astype(np.float64)
+    draws = Resamples.draw(documents, resamples=400, seed=seed)
+    control = Control(full=full * widths, restarted=restarted * widths, tokens=tokens[:, 2:])
+    plain = definition_verdict(sums, tokens, edges, 32, draws)
+    return definition_verdict(sums, tokens, edges, 32, draws, control=control), plain
+
+
+def test_control_takes_the_difficulty_of_the_text_out() -> None:
+    good, noisy = controlled(0.0, seed=1)
+    assert (good.verdict, noisy.verdict) == ("pass", "undecided")
+    assert good.controlled
+    assert not noisy.controlled
+    bad, noisy = controlled(0.12, seed=1)
+    assert bad.verdict == "fail"
+    widths = [[r.high - r.low for r in found.ratios if r.high and r.low] for found in (bad, noisy)]
+    assert max(widths[0]) < 0.2 * min(widths[1])
+    for found, excess in ((good, 0.0), (bad, 0.12)):
+        assert all(abs(np.log(r.ratio) - excess) < 0.02 for r in found.ratios)
+
+
+def test_control_is_as_careful_at_the_limit() -> None:
+    verdicts = [controlled(float(np.log(1.05)), seed)[0].verdict for seed in range(60)]
+    assert verdicts.count("fail") <= 5
+    assert verdicts.count("pass") <= 5

@@ -66,6 +66,9 @@ class MeasureConfig:
     """Resamples over documents behind every interval."""
     tolerance: float = 0.05
     """Excess over the best perplexity inside the context that still passes the definition verdict."""
+    control_text: bool = True
+    """Whether the restarted losses take the difficulty of each bin's text out of the definition verdict. Right for
+    sequences at random offsets, which is how they are drawn; needs the restart metric."""
     restart_tolerance: float = 0.01
     """Excess perplexity over the restarted model that still passes the restart verdict."""
     restart_stride: int | None = None

@@ -16,6 +16,7 @@ from lengthwise.measure.stream import Advance, SequenceModel, check_tokens, full
 from lengthwise.measure.verdict import (
     DEFINITION_TOLERANCE,
     RESTART_TOLERANCE,
+    Control,
     DefinitionVerdict,
     RestartVerdict,
     definition_verdict,
@@ -48,6 +49,7 @@ def evaluate_length(
     resamples: int = 2000,
     tolerance: float = DEFINITION_TOLERANCE,
     restart_tolerance: float = RESTART_TOLERANCE,
+    control_text: bool = True,
     seed: int = 0,
     advance: Advance | None = None,
 ) -> LengthEvaluation:
@@ -64,6 +66,7 @@ def evaluate_length(
         restart_stride: distance between restarts; None for half the context.
         resamples: bootstrap resamples over documents.
         tolerance, restart_tolerance: excess perplexity that still passes.
+        control_text: take the difficulty of the text out of the definition verdict; for sequences at random offsets.
         seed: of the bootstrap.
         advance: told of tokens read (full history and restarts together).
 
@@ -109,11 +112,13 @@ def evaluate_length(
     joined = table
     for window, found in short.items():
         joined = join(joined, np.concatenate(found), tokens, ids, window, token_bytes)
+    whole = table.beyond(context_length)
+    control = Control(full=whole.sums, restarted=restart.sums, tokens=restart.tokens) if control_text else None
     draws = Resamples.draw(table.num_documents, resamples=resamples, seed=seed)
     return LengthEvaluation(
         perplexity=perplexity_by_position(joined, draws, overall=table),
-        definition=definition_verdict(joined.sums, joined.tokens, edges, context_length, draws, tolerance=tolerance),
-        restart=restart_verdict(
-            table.beyond(context_length).sums, restart.sums, restart.tokens, beyond, draws, tolerance=restart_tolerance
+        definition=definition_verdict(
+            joined.sums, joined.tokens, edges, context_length, draws, tolerance=tolerance, control=control
         ),
+        restart=restart_verdict(whole.sums, restart.sums, restart.tokens, beyond, draws, tolerance=restart_tolerance),
     )

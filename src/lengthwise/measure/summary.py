@@ -17,7 +17,7 @@ from lengthwise.measure.inputs import Sequences
 from lengthwise.measure.perplexity import LossTable, perplexity_by_position
 from lengthwise.measure.remembrance import DISTANCES, area_under_curve
 from lengthwise.measure.states import STATISTICS, StateStatistics, rank_drift
-from lengthwise.measure.verdict import definition_verdict, restart_verdict
+from lengthwise.measure.verdict import Control, definition_verdict, restart_verdict
 from lengthwise.measure.windows import join, window_lengths
 from lengthwise.measure.words import definition_words, restart_words
 from lengthwise.shapes import Int
@@ -84,6 +84,12 @@ def _losses(
     context = config.context_length
     arrays["loss_sums"] = np.concatenate([np.array(record["sums"]) for record in ordered["stream"]])
     table = LossTable.build(edges, arrays["loss_sums"], text.tokens, text.documents, text.token_bytes)
+    full = table.beyond(context)
+    control = None
+    if "restart" in wanted:
+        arrays["restart_sums"] = np.concatenate([np.array(record["sums"]) for record in ordered["restart"]])
+        restarted = LossTable.build(full.edges, arrays["restart_sums"], text.tokens, text.documents)
+        control = Control(full=full.sums, restarted=restarted.sums, tokens=full.tokens)
     perplexity = None
     if "perplexity" in wanted:
         joined = table
@@ -93,15 +99,20 @@ def _losses(
             arrays[name] = np.concatenate([np.array(record["sums"][str(window)]) for record in ordered["windows"]])
             joined = join(joined, arrays[name], text.tokens, text.documents, window, text.token_bytes)
         perplexity = asdict(perplexity_by_position(joined, draws, overall=table))
-        definition = definition_verdict(joined.sums, joined.tokens, edges, context, draws, tolerance=config.tolerance)
+        definition = definition_verdict(
+            joined.sums,
+            joined.tokens,
+            edges,
+            context,
+            draws,
+            tolerance=config.tolerance,
+            control=control if config.control_text else None,
+        )
         verdicts["definition"] = asdict(definition)
         verdicts["words"].append(definition_words(definition, context, table.num_documents))
-    if "restart" in wanted:
-        full = table.beyond(context)
-        arrays["restart_sums"] = np.concatenate([np.array(record["sums"]) for record in ordered["restart"]])
-        restarted = LossTable.build(full.edges, arrays["restart_sums"], text.tokens, text.documents)
+    if control is not None:
         restart = restart_verdict(
-            full.sums, restarted.sums, full.tokens, full.edges, draws, tolerance=config.restart_tolerance
+            full.sums, control.restarted, full.tokens, full.edges, draws, tolerance=config.restart_tolerance
         )
         verdicts["restart"] = asdict(restart)
         verdicts["words"].append(restart_words(restart, context, table.num_documents))

@@ -7,6 +7,12 @@ prints the interval as up to T_train; it must be up to T, otherwise every model 
 *Restart verdict*: on the same target tokens, the loss with the full history against the loss with at most one training
 context of history from a zero state. Position effects of the corpus cancel.
 
+Where the restarted losses are known, the definition verdict uses them as a control variate (`Control`). A bin beyond
+the context holds a few hundred tokens a document, and how hard those happen to be moves its perplexity by more than the
+tolerance. The restarted model reads the same tokens and finds them as hard; its mean over the whole text is known well.
+As sequences lie at random offsets, its expected loss is the same in every bin, so subtracting its loss in the bin and
+adding its mean over all bins changes no expectation and takes most of the noise out.
+
 Both give "pass" where every bin's upper bound is within the tolerance, "fail" where some bin's lower bound is beyond
 it, and "undecided" otherwise. The bounds are made for these two questions: an upper bound need only hold for its own
 bin, because a wrong pass needs every bin to be wrong in the one that truly fails; the lower bounds hold for all bins
@@ -39,13 +45,17 @@ RESTART_TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class BinRatio:
-    """Perplexity of a bin beyond the context over the best one inside it; bounds None without an interval."""
+    """Perplexity of a bin beyond the context over the best one inside it; bounds None without an interval.
+
+    `ratio` and its bounds are controlled where the verdict is; `plain` is the ratio of the perplexities as they are.
+    """
 
     start: int
     end: int
     ratio: float
     low: float | None
     high: float | None
+    plain: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,31 @@ class BinDifference:
 
 
 @dataclass(frozen=True)
+class Control:
+    """Losses of the whole sequences beyond the context, and of the restarted model on the same targets.
+
+    Args:
+        full: summed loss in nats of each document in each bin beyond the context, full history.
+        restarted: the same targets with at most one training context of history.
+        tokens: number of those losses.
+    """
+
+    full: Float[np.ndarray, "documents beyond"]
+    restarted: Float[np.ndarray, "documents beyond"]
+    tokens: Float[np.ndarray, "documents beyond"]
+
+    def point(self) -> Float[np.ndarray, " beyond"]:
+        """Mean loss of each bin, had its text been as hard as the whole."""
+        excess = (self.full - self.restarted).sum(axis=0) / self.tokens.sum(axis=0)
+        return np.asarray(excess + self.restarted.sum() / self.tokens.sum())
+
+    def resampled(self, resamples: Resamples) -> Float[np.ndarray, "resamples beyond"]:
+        """The same in every resample of documents."""
+        level = resamples.means(self.restarted.sum(axis=1, keepdims=True), self.tokens.sum(axis=1, keepdims=True))
+        return np.asarray(resamples.means(self.full - self.restarted, self.tokens) + level)
+
+
+@dataclass(frozen=True)
 class DefinitionVerdict:
     """Definition 3.2, made practical.
 
@@ -71,6 +106,7 @@ class DefinitionVerdict:
         first_failing_position: start of the first bin that fails; None where none does.
         best_bin, best_perplexity: where p* was found, and p*.
         ratios: every bin beyond the context.
+        controlled: whether restarted losses took the difficulty of each bin's text out of the ratios.
     """
 
     verdict: Verdict
@@ -84,6 +120,7 @@ class DefinitionVerdict:
     best_bin: tuple[int, int]
     best_perplexity: float
     ratios: tuple[BinRatio, ...]
+    controlled: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,6 +186,7 @@ def definition_verdict(
     resamples: Resamples,
     *,
     tolerance: float = DEFINITION_TOLERANCE,
+    control: Control | None = None,
 ) -> DefinitionVerdict:
     """Judge position-wise perplexity by Definition 3.2 with a tolerance.
 
@@ -159,15 +197,18 @@ def definition_verdict(
         context_length: T_train.
         resamples: drawn for these documents.
         tolerance: excess over p* that still passes.
+        control: restarted losses of the same documents, see the head of this file; None: bins as they are.
     """
     inside = _split(edges, context_length)
     mean = sums.sum(axis=0) / tokens.sum(axis=0)
     best = int(np.argmin(mean[:inside]))
-    point = mean[inside:] - mean[best]
+    beyond = mean[inside:] if control is None else control.point()
+    point = beyond - mean[best]
     resampled = None
     if resamples.weights is not None:
         means = resamples.means(sums, tokens)
-        resampled = means[:, inside:] - means[:, best : best + 1]
+        after = means[:, inside:] if control is None else control.resampled(resamples)
+        resampled = after - means[:, best : best + 1]
     verdict, low, high, failing = _judge(point, resampled, resamples, float(np.log1p(tolerance)))
     bounds = [(int(a), int(b)) for a, b in zip(edges[inside:-1], edges[inside + 1 :], strict=True)]
     ratios = tuple(
@@ -176,6 +217,7 @@ def definition_verdict(
             ratio=exponential(float(point[i])),
             low=None if low is None else exponential(low[i]),
             high=None if high is None else exponential(high[i]),
+            plain=exponential(float(mean[inside + i] - mean[best])),
         )
         for i in range(len(bounds))
     )
@@ -192,6 +234,7 @@ def definition_verdict(
         best_bin=(int(edges[best]), int(edges[best + 1])),
         best_perplexity=exponential(float(mean[best])),
         ratios=ratios,
+        controlled=control is not None,
     )
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks._common import THREADS, child, peak_mb
+
 SHORT, LONG = 8192, 131072
-CONTEXT, NUM_SEQUENCES, ROUNDS, THREADS = 512, 2, 3, 2
+CONTEXT, NUM_SEQUENCES, ROUNDS = 512, 2, 3
 TIME_BAR, MEMORY_BAR_MB = 1.15, 50.0
 
 
@@ -36,6 +37,8 @@ def run(rounds: int = ROUNDS) -> dict[str, Any]:
     peak = {length: statistics.median(r["peak_mb"] for r in runs) for length, runs in found.items()}
     ratio, more = per_token[LONG] / per_token[SHORT], peak[LONG] - peak[SHORT]
     return {
+        "line": f"{ratio:.2f}x the time per token, at most {TIME_BAR}x; "
+        f"{more:+.0f} MB, at most +{MEMORY_BAR_MB:.0f} MB",
         "time_ratio": ratio,
         "time_bar": TIME_BAR,
         "more_memory_mb": more,
@@ -71,10 +74,7 @@ def _write_corpus(out: Path) -> None:
 
 def _child(length: int, corpus: Path, out: Path) -> dict[str, float]:
     """One measurement in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.measure_stream", str(length), str(corpus), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return child("measure_stream", length, corpus, out)
 
 
 def _measure(length: int, corpus: Path, out: Path) -> dict[str, float]:
@@ -102,13 +102,7 @@ def _measure(length: int, corpus: Path, out: Path) -> dict[str, float]:
     begin = time.perf_counter()
     measure(config, out, checkpoint=checkpoint, progress=False)
     seconds = time.perf_counter() - begin
-    return {"seconds": seconds, "peak_mb": _peak_mb()}
-
-
-def _peak_mb() -> float:
-    """Highest resident memory of this process. (`ru_maxrss` would begin with that of the process that started it.)"""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    return {"seconds": seconds, "peak_mb": peak_mb()}
 
 
 if __name__ == "__main__":

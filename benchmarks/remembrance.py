@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from benchmarks._common import THREADS, child, peak_mb
+
 LENGTH, LONGER, CONTEXT = 8192, 32768, 2048
-ROUNDS, THREADS = 3, 2
+ROUNDS = 3
 TIME_BAR, MEMORY_BAR_MB = 1.5, 32.0  # four times the text may cost a twelfth of the process
 
 
@@ -46,6 +46,8 @@ def run(rounds: int = ROUNDS) -> dict[str, Any]:
     peak = {length: _child(length) for length in (LENGTH, LONGER)}
     more = peak[LONGER] - peak[LENGTH]
     return {
+        "line": f"{ratio:.2f}x faster, at least {TIME_BAR}x; {more:+.0f} MB at four times the length, at most "
+        f"+{MEMORY_BAR_MB:.0f} MB; largest difference {largest:.1g}, at most 1e-5",
         "speedup": ratio,
         "time_bar": TIME_BAR,
         "more_memory_mb": more,
@@ -111,15 +113,7 @@ def _text(length: int) -> Any:
 
 def _child(length: int) -> float:
     """Peak memory in MB of the one-pass side at this length, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.remembrance", str(length)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
-
-
-def _peak_mb() -> float:
-    """Highest resident memory of this process. (`ru_maxrss` would begin with that of the process that started it.)"""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    return float(child("remembrance", length)["peak_mb"])
 
 
 def _peak(length: int) -> float:
@@ -129,8 +123,8 @@ def _peak(length: int) -> float:
 
     torch.set_num_threads(THREADS)
     remembrance_surface(_model(), _text(length), remembrance_starts(length, CONTEXT), remembrance_ends(length, CONTEXT))
-    return _peak_mb()
+    return peak_mb()
 
 
 if __name__ == "__main__":
-    print(json.dumps(_peak(int(sys.argv[1]))))
+    print(json.dumps({"peak_mb": _peak(int(sys.argv[1]))}))

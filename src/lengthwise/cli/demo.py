@@ -27,8 +27,8 @@ REPAIR: dict[str, Any] = {
     "intervention": InterventionConfig(kind="state-passing", zero_prob=0.02),
 }
 """Repair of the shipped model. The learning rate is a little above the peak of its pre-training: a step is 8,192 bytes
-here and half a million tokens in the paper, whose tenth of the peak mends too little in 100 such steps. States are zeroed
-more rarely than the paper's 0.1, so that within 100 steps many rows have a history of tens of windows (docs/log.md)."""
+here and half a million tokens in the paper, whose tenth of the peak mends too little in 100 such steps. Zeroing is
+rarer than the paper's 0.1, so that within 100 steps many rows have a history of tens of windows (docs/log.md)."""
 MEASURE: dict[str, Any] = {"num_sequences": 64, "windows_per_document": 2, "remembrance_documents": 2}
 """What differs from the defaults of a measurement: fewer documents of Effective Remembrance for the sake of the minutes
 it takes, and two sequences of a document where an installation has few long ones."""

@@ -6,14 +6,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
+from lengthwise.layers._mamba2_inner import Parameters, Sizes, mamba2_inner
 from lengthwise.layers.norms import GatedRMSNorm
 from lengthwise.models.config import Mamba2Config
-from lengthwise.ops.conv import causal_conv
-from lengthwise.ops.ssd import ssd
+from lengthwise.ops.conv.depthwise import extend, last_inputs
+from lengthwise.ops.padding import real_tokens
 from lengthwise.shapes import Float, Int, Tensor
 from lengthwise.state import MixerState, tensor_field
 
@@ -102,31 +101,27 @@ class Mamba2(nn.Module):
         """
         config = self.config
         projected = self.in_proj(u)
-        z, xBC, dt = projected.split([self.d_inner, self.conv_width, self.num_heads], dim=-1)
-        xBC, conv_state = causal_conv(
-            xBC,
-            self.conv1d.weight.squeeze(1),
-            self.conv1d.bias,
-            None if state is None else state.conv,
-            activation="silu",
-            lengths=lengths,
+        real = None if lengths is None else real_tokens(lengths, u.shape[1])
+        exact = torch.promote_types(projected.dtype, torch.float32)
+        parameters = Parameters(
+            conv_weight=self.conv1d.weight.squeeze(1).to(exact),
+            conv_bias=None if self.conv1d.bias is None else self.conv1d.bias.to(exact),
+            dt_bias=self.dt_bias.to(exact),
+            A=-torch.exp(self.A_log.to(exact)),
+            D=self.D.to(exact),
+            norm_weight=self.norm.weight.to(exact),
         )
-        bc_width = config.ngroups * config.d_state
-        x, B, C = xBC.split([self.d_inner, bc_width, bc_width], dim=-1)
-        exact = torch.promote_types(dt.dtype, torch.float32)
-        dt = F.softplus(dt.to(exact) + self.dt_bias.to(exact))
-        if config.dt_limit != (0.0, math.inf):
-            dt = dt.clamp(*config.dt_limit)
-        y, ssm_state = ssd(
-            rearrange(x, "b t (h p) -> b t h p", p=config.headdim),
-            dt,
-            -torch.exp(self.A_log.to(exact)),
-            rearrange(B, "b t (g n) -> b t g n", g=config.ngroups),
-            rearrange(C, "b t (g n) -> b t g n", g=config.ngroups),
-            self.D,
-            None if state is None else state.ssm,
-            lengths=lengths,
-            chunk_size=config.chunk_size,
-        )
-        y = self.norm(rearrange(y, "b t h p -> b t (h p)"), z)
-        return self.out_proj(y), Mamba2State(ssm=ssm_state, conv=conv_state)
+        sizes = Sizes(config.headdim, config.ngroups, config.chunk_size, config.dt_limit, self.norm.eps)
+        conv_state = None if state is None else state.conv.to(exact)
+        ssm_state = None if state is None else state.ssm.to(exact)
+        y, new_ssm = mamba2_inner(projected, parameters, conv_state, ssm_state, real, sizes)
+        new_conv = self._next_buffer(projected, None if state is None else state.conv, lengths)
+        return self.out_proj(y), Mamba2State(ssm=new_ssm, conv=new_conv)
+
+    def _next_buffer(self, projected: Tensor, buffer: Tensor | None, lengths: Tensor | None) -> Tensor:
+        """The last W-1 real inputs of the convolution."""
+        xBC = projected[..., self.d_inner : self.d_inner + self.conv_width]
+        count = self.config.d_conv - 1
+        if lengths is None and xBC.shape[1] >= count:
+            return last_inputs(xBC, count)
+        return last_inputs(extend(xBC, buffer, count), count, lengths)

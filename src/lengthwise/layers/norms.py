@@ -61,67 +61,61 @@ class GatedRMSNorm(nn.Module):
         return gated_rms_norm(y, z, self.weight, self.eps, self.groups)
 
 
-def _forward(x: Tensor, weight: Tensor, eps: float, groups: int, out: Tensor) -> Tensor:
-    """Write the norm of `x` [n, D] to `out`, which may be `x`, and return r [n, groups]."""
+def norm_forward(x: Tensor, weight: Tensor, eps: float, groups: int, out: Tensor) -> Tensor:
+    """Write the norm of `x` [..., D] to `out` and return r [..., groups, 1]."""
     parts = x.unflatten(-1, (groups, -1))
-    r = torch.linalg.vector_norm(parts, dim=-1).square_().div_(parts.shape[-1]).add_(eps).rsqrt_()
-    torch.mul(parts, r[..., None], out=out.view(parts.shape))
+    r = torch.linalg.vector_norm(parts, dim=-1, keepdim=True).square_().div_(parts.shape[-1]).add_(eps).rsqrt_()
+    torch.mul(parts, r, out=out.unflatten(-1, (groups, -1)))
     out.mul_(weight)
     return r
 
 
-def _backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor, product: Tensor) -> tuple[Tensor, Tensor]:
-    """dx and dw; `product` [n, D] is scratch, and dx is written to it."""
-    groups = r.shape[1]
-    torch.mul(dy, x, out=product)
-    parts, weights = product.unflatten(-1, (groups, -1)), weight.view(groups, -1)
-    dw = torch.cat([torch.mv(parts[:, g].t(), r[:, g]) for g in range(groups)])
-    dots = torch.stack([torch.mv(parts[:, g], weights[g]) for g in range(groups)], dim=1)  # sum(w dy x), [n, groups]
-    slope = dots.mul_(r).mul_(r).div_(-parts.shape[-1])
-    dx = torch.mul(dy, weight, out=product).view(parts.shape)
-    dx.addcmul_(x.unflatten(-1, (groups, -1)), slope[..., None]).mul_(r[..., None])
-    return product, dw
+def norm_backward(dy: Tensor, x: Tensor, weight: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """dx, as a new tensor, and dw. `x` is contiguous."""
+    groups, width = r.shape[-2], x.shape[-1] // r.shape[-2]
+    product = torch.mul(dy, x, out=torch.empty_like(x))
+    columns, flat_r = product.view(-1, groups, width), r.view(-1, groups)
+    dw = torch.cat([torch.mv(columns[:, g].t(), flat_r[:, g]) for g in range(groups)])
+    dots = torch.stack([torch.mv(columns[:, g], weight[g * width :][:width]) for g in range(groups)], dim=1)
+    slope = dots.view(r.shape).mul_(r).mul_(r).div_(-width)
+    dx = torch.mul(dy, weight, out=product)
+    dx.unflatten(-1, (groups, -1)).addcmul_(x.unflatten(-1, (groups, -1)), slope).mul_(r)
+    return dx, dw
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, groups: int) -> Tensor:
         exact = torch.promote_types(x.dtype, torch.float32)
-        flat = x.reshape(-1, x.shape[-1]).to(exact)
-        out = torch.empty_like(flat)
-        r = _forward(flat, weight.to(exact), eps, groups, out)
+        out = torch.empty(x.shape, dtype=exact, device=x.device)
+        r = norm_forward(x.to(exact), weight.to(exact), eps, groups, out)
         ctx.save_for_backward(x, weight, r)
-        return out.view(x.shape).to(x.dtype)
+        return out.to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, r = ctx.saved_tensors
-        flat = x.reshape(-1, x.shape[-1]).to(r.dtype)
-        dx, dw = _backward(dy.reshape(flat.shape), flat, weight.to(r.dtype), r, torch.empty_like(flat))
-        return dx.view(x.shape).to(x.dtype), dw.to(weight.dtype), None, None
+        dx, dw = norm_backward(dy, x.to(r.dtype).contiguous(), weight.to(r.dtype), r)
+        return dx.to(x.dtype), dw.to(weight.dtype), None, None
 
 
 class _GatedRMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, z: Tensor, weight: Tensor, eps: float, groups: int) -> Tensor:
         exact = torch.promote_types(y.dtype, torch.float32)
-        width = y.shape[-1]
-        gated = F.silu(z.reshape(-1, width).to(exact)).mul_(y.reshape(-1, width))
-        r = _forward(gated, weight.to(exact), eps, groups, gated)
+        gated = F.silu(z.to(exact)).mul_(y)
+        out = torch.empty(y.shape, dtype=exact, device=y.device)
+        r = norm_forward(gated, weight.to(exact), eps, groups, out)
         ctx.save_for_backward(y, z, weight, r)
-        return gated.view(y.shape).to(y.dtype)
+        return out.to(y.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
         y, z, weight, r = ctx.saved_tensors
-        width = y.shape[-1]
-        flat_y, flat_z = (tensor.reshape(-1, width).to(r.dtype) for tensor in (y, z))
-        gate = F.silu(flat_z)
-        gated = flat_y * gate
-        d_gated, dw = _backward(dout.reshape(gated.shape), gated, weight.to(r.dtype), r, torch.empty_like(gated))
-        d_gate = torch.mul(d_gated, flat_y, out=gated)
-        dz = torch.ops.aten.silu_backward(d_gate, flat_z)
-        dy = gate.mul_(d_gated)
-        return dy.view(y.shape).to(y.dtype), dz.view(z.shape).to(z.dtype), dw.to(weight.dtype), None, None
+        z_ = z.to(r.dtype)
+        gate = F.silu(z_)
+        d_gated, dw = norm_backward(dout, (gate * y).contiguous(), weight.to(r.dtype), r)
+        dz = torch.ops.aten.silu_backward(d_gated * y, z_)
+        return gate.mul_(d_gated).to(y.dtype), dz.to(z.dtype), dw.to(weight.dtype), None, None

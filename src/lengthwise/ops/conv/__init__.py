@@ -1,6 +1,6 @@
 """Causal depthwise convolution with an explicit buffer."""
 
+from lengthwise.ops.conv.depthwise import causal_conv
 from lengthwise.ops.conv.naive import causal_conv_naive
-from lengthwise.ops.conv.shifted import causal_conv
 
 __all__ = ["causal_conv", "causal_conv_naive"]

@@ -9,7 +9,7 @@ of all chunks but the first or the last, are contiguous; heads come before token
     x, y       [c, B, H, Q, P]
     dt         [c, B, H, Q]
     B, C       [c, B, G, Q, N]
-    states     [c+1, B, H, P, N], entry k is the state before chunk k
+    states     [chunks, B, H, P, N]
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Saved(NamedTuple):
     scores: Tensor
     """[c, B, G, 1, Q, Q]: C[i] . B[j] for j <= i, 0 above the diagonal."""
     states: Tensor
-    """[c+1, B, H, P, N]."""
+    """[c or c-1, B, H, P, N]: before each chunk, the first left out where it is known to be zero."""
 
 
 class Gradients(NamedTuple):
@@ -65,7 +65,7 @@ class Gradients(NamedTuple):
     B: Tensor
     C: Tensor
     D: Tensor | None
-    initial_state: Tensor
+    initial_state: Tensor | None
 
 
 def to_chunks(tensor: Tensor, chunk: int, dtype: torch.dtype) -> Tensor:
@@ -115,25 +115,29 @@ def chunk_forward(
         mixing.diagonal(dim1=-2, dim2=-1).add_(D[:, None])
     y = torch.bmm(mixing.view(-1, chunk, chunk), flat_x)
 
-    # What each chunk adds to the state, sum_j x[j] (weight[j] B[j])^T, and the carry from chunk to chunk.
+    # What each chunk adds to the state, sum_j x[j] (weight[j] B[j])^T, and the carry from chunk to chunk. `states`
+    # holds those after each chunk, and before them the initial one, if any.
     weight = _decay_to_end(log_decay).mul_(dt)
     scaled = _scratch(mixing, (*by_group, chunk, size))
     torch.mul(B[:, :, :, None], weight.view(*by_group, chunk, 1), out=scaled)
-    states = x.new_empty(chunks + 1, batch, heads, width, size)
-    torch.bmm(flat_x.mT, scaled.view(-1, chunk, size), out=states[1:].view(-1, width, size))
     first = 0 if initial_state is not None else 1  # the first chunk whose entering state is not known to be zero
-    states[0] = 0 if initial_state is None else initial_state
-    through = _exp(log_decay[..., -1])[..., None, None]
-    for k in range(first, chunks):
+    states = x.new_empty(chunks + 1 - first, batch, heads, width, size)
+    torch.bmm(flat_x.mT, scaled.view(-1, chunk, size), out=states[1 - first :].view(-1, width, size))
+    if initial_state is not None:
+        states[0] = initial_state
+    through = _exp(log_decay[first:, ..., -1])[..., None, None]
+    for k in range(len(through)):
         states[k + 1].addcmul_(states[k], through[k])
 
     # What each chunk reads of the state before it: y[i] += S (exp(log_decay[i]) C[i]).
     if first < chunks:
         torch.mul(C[first:, :, :, None], _decay_from_start(log_decay[first:], by_group), out=scaled[first:])
-        before = states[first:chunks].view(-1, width, size)
+        before = states[:-1].view(-1, width, size)
         y[first * batch * heads :].baddbmm_(scaled[first:].view(-1, chunk, size), before.mT)
-    final_state = states[chunks].clone()  # which does not keep the others alive
-    return y.view(x.shape), final_state, Saved(log_decay, decay, scores, states) if save else None
+    # Neither what is saved nor what is returned shall keep the other alive where it is the larger part.
+    final_state = states[-1].clone() if first < chunks else states[-1]
+    kept = states[:-1] if first < chunks else states.new_empty(0, *states.shape[1:])
+    return y.view(x.shape), final_state, Saved(log_decay, decay, scores, kept) if save else None
 
 
 def chunk_backward(
@@ -177,31 +181,31 @@ def chunk_backward(
     d_log = pairs.sum(dim=-1).sub_(column)
     ddt = column.add_(own).div_(positive(dt))
 
-    # Out of the states, from chunk `first` on. d_states[k] is the gradient of the state before chunk k.
+    # Out of the states, from chunk `first` on. `d_states` holds the gradients of the states before those chunks, and
+    # that of the final state behind them.
     first = 0 if has_initial_state else 1
     scaled, product = _scratch(pairs, (*by_group, chunk, size)), x.new_empty(*by_group, chunk, size)
-    d_states = torch.empty_like(states)
+    d_states = x.new_empty(chunks + 1 - first, batch, heads, width, size)
     if first < chunks:
         C_, from_start = C[first:, :, :, None], _decay_from_start(log_decay[first:], by_group)
-        rows = first * batch * heads
+        read = flat_dy[first * batch * heads :]
         torch.mul(C_, from_start, out=scaled[first:])
-        torch.bmm(
-            flat_dy[rows:].mT,
-            scaled[first:].view(-1, chunk, size),
-            out=d_states[first:chunks].view(-1, width, size),
-        )
-        before = states[first:chunks].view(-1, width, size)
-        torch.bmm(flat_dy[rows:], before, out=product[first:].view(-1, chunk, size))
+        torch.bmm(read.mT, scaled[first:].view(-1, chunk, size), out=d_states[:-1].view(-1, width, size))
+        torch.bmm(read, states.view(-1, width, size), out=product[first:].view(-1, chunk, size))
         d_C = product[first:].mul_(from_start)
         dC[first:] += d_C.sum(dim=3)
-        d_log[first:] += d_C.mul_(C_).sum(dim=-1).view(d_log[first:].shape)
+        out = d_C.mul_(C_).sum(dim=-1).view(d_log[first:].shape)  # of log_decay, by what the token read
+        d_log[first:] += out
 
     # The carry, backwards. Where nobody asked for the final state, its gradient is zero, and the last chunk adds to no
     # state that matters.
     last = chunks if d_final is not None else chunks - 1
-    d_states[chunks] = 0 if d_final is None else d_final
-    through = _exp(log_decay[..., -1])
-    for k in range(min(last, chunks - 1), first - 1, -1):
+    if d_final is not None:
+        d_states[-1] = d_final
+    elif first < chunks:
+        d_states[-1] = 0
+    through = _exp(log_decay[first:last, ..., -1])
+    for k in reversed(range(len(through))):
         d_states[k].addcmul_(d_states[k + 1], through[k, ..., None, None])
 
     # Into the states, up to chunk `last`.
@@ -209,7 +213,7 @@ def chunk_backward(
         to_end = _decay_to_end(log_decay[:last])
         weight = to_end * dt[:last]
         grouped_weight, B_ = weight.view(last, *by_group[1:], chunk, 1), B[:last, :, :, None]
-        after, rows = d_states[1 : last + 1].view(-1, width, size), last * batch * heads
+        after, rows = d_states[1 - first :][:last].view(-1, width, size), last * batch * heads
         torch.mul(B_, grouped_weight, out=scaled[:last])
         dx[:rows].baddbmm_(scaled[:last].view(-1, chunk, size), after.mT)
         torch.bmm(flat_x[:rows], after, out=product[:last].view(-1, chunk, size))
@@ -217,13 +221,16 @@ def chunk_backward(
         dB[:last] += product[:last].mul_(grouped_weight).sum(dim=3)
         ddt[:last].addcmul_(d_weight, to_end)
         # The exponent of token j is total - log_decay[j]; the last token's is 0 whatever the decay.
-        d_to_end = d_weight.mul_(weight)[..., :-1]
-        d_log[:last, ..., :-1] -= d_to_end
-        d_log[:last, ..., -1] += d_to_end.sum(dim=-1)
+        into = d_weight.mul_(weight)
+        d_log[:last, ..., :-1] -= into[..., :-1]
+        d_log[:last, ..., -1] += into[..., :-1].sum(dim=-1)
     if first < last:
-        # The exponent `total` also takes the state before the chunk through it.
-        kept = torch.mul(states[first:last], d_states[first + 1 : last + 1]).flatten(-2).sum(dim=-1)
-        d_log[first:last, ..., -1].addcmul_(kept, through[first:last])
+        # The exponent `total` also takes the state before the chunk through it: through <S[k], dS[k+1]>. This follows
+        # from sums at hand, for <S, dS> grows from chunk to chunk by what tokens add to S less what they read of it.
+        added, removed = into.sum(dim=-1), out[: last - first].sum(dim=-1)
+        start = (states[0] * d_states[0]).sum(dim=(-1, -2)) if has_initial_state else added[0]
+        added = added[first:]
+        d_log[first:last, ..., -1] += torch.cumsum(added - removed, dim=0).add_(start).sub_(added)
 
     d_exponent = d_log.flip(-1).cumsum(dim=-1).flip(-1)  # of dt A at each token, of which log_decay is the sum
     return Gradients(
@@ -233,7 +240,7 @@ def chunk_backward(
         B=dB,
         C=dC,
         D=dD,
-        initial_state=d_states[0],
+        initial_state=d_states[0] if has_initial_state else None,
     )
 
 

@@ -120,7 +120,7 @@ class _Chunked(torch.autograd.Function):
             from_chunks(grads.B).to(dtype_B),
             from_chunks(grads.C).to(dtype_C),
             grads.D,
-            grads.initial_state if ctx.has_initial_state else None,
+            grads.initial_state,
             None,
         )
 

@@ -1,7 +1,7 @@
 """The shipped model `mamba2-bytes-t64`: a byte-level Mamba-2 that breaks beyond its training context of 64 tokens.
 
 What brings the failure at this size is the initialisation of the time scales: decay rates and step sizes are drawn so
-that every head starts with a memory, 1 / (A dt), of 50 to 2,000 tokens, long against the 64 tokens of a training window.
+that every head starts with a memory, 1 / (A dt), of 50 to 2,000 tokens, long against the 64 of a training window.
 So the states at the end of a window are still growing, and the states beyond are never seen in training. The released
 checkpoints start with 0.6 to 1,000 tokens against T = 2048. With the official ranges (A 1-16, dt 0.001-0.1) this model
 does not fail; `docs/log.md` has the trials.

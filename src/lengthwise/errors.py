@@ -4,7 +4,7 @@ A message says what was expected, what came, where, and what to do next. The com
 traceback and leaves with `exit_code`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -52,3 +52,10 @@ def near_matches(name: str, known: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
     return "known: " + ", ".join(names) if names else "none is known"
+
+
+def check_keys(given: Iterable[str], known: Sequence[str], *, expected: str, where: str) -> None:
+    """Raise InputError, with near matches, for the first of `given` that is not `known`: no setting is ever ignored."""
+    for key in given:
+        if key not in known:
+            raise InputError(expected=expected, got=repr(key), where=where, fix=near_matches(key, known))

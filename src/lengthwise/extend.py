@@ -23,7 +23,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lengthwise.errors import InputError, LengthwiseError, near_matches
+from lengthwise.errors import InputError, LengthwiseError, check_keys
 from lengthwise.interventions.config import InterventionConfig
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.runs import RunFolder
@@ -186,14 +186,7 @@ class ExtendConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> ExtendConfig:
         """The inverse of `to_dict`. Raises InputError for an unknown key, naming near matches."""
         known = [f.name for f in fields(cls)]
-        for key in data:
-            if key not in known:
-                raise InputError(
-                    expected="a known setting of an extension",
-                    got=repr(key),
-                    where="ExtendConfig",
-                    fix=near_matches(key, known),
-                )
+        check_keys(data, known, expected="a known setting of an extension", where="ExtendConfig")
         values = dict(data)
         required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
         if missing := [name for name in required if name not in values]:

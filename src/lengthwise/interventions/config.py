@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from lengthwise.errors import InputError, near_matches
+from lengthwise.errors import InputError, check_keys, near_matches
 
 InterventionKind = Literal["zero", "random-noise", "fitted-noise", "state-passing", "tbtt"]
 
@@ -126,12 +126,5 @@ class InterventionConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> InterventionConfig:
         """The inverse of `to_dict`. Raises InputError for an unknown key."""
         known = [field.name for field in fields(cls)]
-        for key in data:
-            if key not in known:
-                raise InputError(
-                    expected="a known option of an intervention",
-                    got=repr(key),
-                    where="InterventionConfig",
-                    fix=near_matches(key, known),
-                )
+        check_keys(data, known, expected="a known option of an intervention", where="InterventionConfig")
         return cls(**data)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from lengthwise.errors import InputError, near_matches
+from lengthwise.errors import InputError, check_keys, near_matches
 
 Metric = Literal["perplexity", "restart", "remembrance", "states"]
 METRICS: tuple[Metric, ...] = ("perplexity", "restart", "remembrance", "states")
@@ -153,14 +153,7 @@ class MeasureConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> MeasureConfig:
         """The inverse of `to_dict`. Raises InputError for an unknown key, naming near matches."""
         known = [f.name for f in fields(cls)]
-        for key in data:
-            if key not in known:
-                raise InputError(
-                    expected="a known setting of a measurement",
-                    got=repr(key),
-                    where="MeasureConfig",
-                    fix=near_matches(key, known),
-                )
+        check_keys(data, known, expected="a known setting of a measurement", where="MeasureConfig")
         values = dict(data)
         if "metrics" in values:
             values["metrics"] = tuple(values["metrics"])

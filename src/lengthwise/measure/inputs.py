@@ -49,27 +49,6 @@ def open_checkpoint(config: MeasureConfig) -> Checkpoint:
     return load_checkpoint(config.model, dtype=torch.float32)
 
 
-def choose_device(name: str) -> torch.device:
-    """auto, cpu or cuda as a device.
-
-    Raises:
-        InputError: where it is unknown or not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    problem = "no such device type"
-    try:
-        device = torch.device(name)
-        if device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available()):
-            return device
-        problem = "this machine or this build of torch has none"
-    except RuntimeError:
-        pass
-    raise InputError(
-        expected="device auto, cpu or cuda", got=f"{name!r} ({problem})", where="device", fix="use cpu or auto"
-    )
-
-
 def sample(config: MeasureConfig, checkpoint: Checkpoint, *, progress: bool) -> Sequences:
     """Sequences from the validation side of the corpus.
 

@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 
 from lengthwise.checkpoints import Checkpoint
+from lengthwise.devices import choose_device
 from lengthwise.errors import InputError, LengthwiseError
 from lengthwise.measure.bins import log_bins
 from lengthwise.measure.config import MeasureConfig
-from lengthwise.measure.inputs import Sequences, choose_device, given, open_checkpoint, sample
+from lengthwise.measure.inputs import Sequences, given, open_checkpoint, sample
 from lengthwise.measure.perplexity import check_token_bytes
 from lengthwise.measure.remembrance import DISTANCES, remembrance_ends, remembrance_starts, remembrance_surface
 from lengthwise.measure.restart import default_stride, restart_sums, windows

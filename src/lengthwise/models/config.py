@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from lengthwise.errors import InputError, near_matches
+from lengthwise.errors import InputError, check_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +121,7 @@ class ModelConfig:
 def reject_unknown(values: dict[str, Any], config: type) -> None:
     """Raise InputError where `values` has a key that the dataclass `config` does not."""
     known = [f.name for f in dataclasses.fields(config)]
-    for key in values:
-        if key not in known:
-            raise InputError(
-                expected=f"fields of {config.__name__}",
-                got=f"'{key}'",
-                where=config.__name__,
-                fix=near_matches(key, known),
-            )
+    check_keys(values, known, expected=f"fields of {config.__name__}", where=config.__name__)
 
 
 def _positive(name: str, value: int, where: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from lengthwise.errors import InputError, near_matches
+from lengthwise.errors import InputError, check_keys, near_matches
 from lengthwise.interventions.config import InterventionConfig
 from lengthwise.models.config import ModelConfig
 
@@ -126,14 +126,7 @@ class TrainConfig:
     def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
         """The inverse of `to_dict`. Raises InputError for an unknown key, naming near matches."""
         known = [f.name for f in fields(cls)]
-        for key in data:
-            if key not in known:
-                raise InputError(
-                    expected="a known setting of a training run",
-                    got=repr(key),
-                    where="TrainConfig",
-                    fix=near_matches(key, known),
-                )
+        check_keys(data, known, expected="a known setting of a training run", where="TrainConfig")
         values = dict(data)
         if isinstance(values.get("model"), dict):
             values["model"] = ModelConfig.from_dict(values["model"])

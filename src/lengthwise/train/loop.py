@@ -24,6 +24,7 @@ import torch
 from lengthwise.checkpoints import Checkpoint
 from lengthwise.data.readers import Lanes, ShuffledWindows
 from lengthwise.data.store import TokenStore
+from lengthwise.devices import choose_device
 from lengthwise.errors import RunFailure
 from lengthwise.interventions.base import Intervention
 from lengthwise.interventions.build import build_intervention
@@ -34,7 +35,6 @@ from lengthwise.train.optimizer import build_optimizer
 from lengthwise.train.prepare import (
     build_reader,
     checkpoint_tokenizer,
-    resolve_device,
     starting_point,
     training_store,
 )
@@ -90,7 +90,7 @@ def train(
     out = Path(out)
     if resume and (finished := _finished(config, out)) is not None:
         return finished
-    device = resolve_device(config.device)
+    device = choose_device(config.device)
     with world_from_environment(device) as world:
         checkpoint = starting_point(config)
         tokenizer = checkpoint_tokenizer(checkpoint)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from lengthwise.checkpoints import Checkpoint, load_checkpoint
 from lengthwise.data.corpora import prepare_corpus
@@ -19,28 +16,6 @@ from lengthwise.errors import InputError
 from lengthwise.models.lm import LanguageModel
 from lengthwise.train.config import TrainConfig
 from lengthwise.train.distributed import World
-
-
-def resolve_device(name: str) -> torch.device:
-    """auto, cpu, cuda or cuda:N as a device; under torchrun, cuda is the GPU of this process's local rank.
-
-    Raises InputError where it is unknown or not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    problem = "no such device type"
-    try:
-        device = torch.device(name)
-        if device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_available()):
-            return device
-        problem = "this machine or this build of torch has none"
-    except RuntimeError:
-        pass
-    raise InputError(
-        expected="device auto, cpu or cuda", got=f"{name!r} ({problem})", where="device", fix="use cpu or auto"
-    )
 
 
 def starting_point(config: TrainConfig) -> Checkpoint:

@@ -64,7 +64,8 @@ def test_control_spreads_the_difficulty_of_the_text_over_all_bins() -> None:
     expected = 2 + 0.1 * 27 / 96
     controlled = [math.log(r.ratio * found.best_perplexity) for r in found.ratios]
     assert controlled == pytest.approx([expected] * len(controlled))
-    assert max(math.log(r.plain) for r in found.ratios) > 0.09
+    # The bin of the hard stretch, less what the stretch adds to p* in the second window of 64: 11 of 3 x 16 losses.
+    assert max(math.log(r.plain) for r in found.ratios) == pytest.approx(0.1 - 0.1 * 11 / 48)
 
 
 def test_bits_per_byte_by_hand() -> None:

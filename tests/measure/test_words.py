@@ -9,7 +9,7 @@ import pytest
 from lengthwise.measure.verdict import BinDifference, BinRatio, DefinitionVerdict, RestartVerdict
 from lengthwise.measure.words import definition_words, restart_words
 
-RATIOS = (BinRatio(64, 512, 1.0, 0.97, 1.03), BinRatio(2048, 4096, 1.3149, 1.2501, 1.3841))
+RATIOS = (BinRatio(64, 512, 1.0, 0.97, 1.03, 1.0), BinRatio(2048, 4096, 1.3149, 1.2501, 1.3841, 1.31))
 DEFINITION = DefinitionVerdict(
     verdict="fail",
     strict=False,
@@ -56,7 +56,7 @@ def test_definition_undecided_names_the_bin_that_blocks_and_the_limit() -> None:
     found = replace(
         DEFINITION,
         verdict="undecided",
-        ratios=(BinRatio(64, 512, 1.01, 0.9, 1.2), BinRatio(512, 4096, 1.02, 1.01, 1.03)),
+        ratios=(BinRatio(64, 512, 1.01, 0.9, 1.2, 1.0), BinRatio(512, 4096, 1.02, 1.01, 1.03, 1.0)),
         worst_bin=(512, 4096),
         first_failing_position=None,
     )

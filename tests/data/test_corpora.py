@@ -13,13 +13,13 @@ from lengthwise.data import (
     HFTokenizer,
     TokenStore,
     corpora,
-    default_cache_dir,
     encoding,
     prepare_corpus,
     split_of,
 )
 from lengthwise.data.corpora import python_files
 from lengthwise.errors import InputError
+from lengthwise.paths import default_cache_dir
 
 
 @pytest.fixture(autouse=True)

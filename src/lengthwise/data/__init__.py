@@ -1,6 +1,6 @@
 """Text on disk to training batches and measuring sequences: tokenizers, token store, readers, corpora."""
 
-from lengthwise.data.corpora import default_cache_dir, prepare_corpus, split_of
+from lengthwise.data.corpora import prepare_corpus, split_of
 from lengthwise.data.documents import Document, read_documents
 from lengthwise.data.readers import Batch, Lanes, ShuffledWindows
 from lengthwise.data.sequences import sample_sequences
@@ -17,7 +17,6 @@ __all__ = [
     "StoreWriter",
     "TokenStore",
     "Tokenizer",
-    "default_cache_dir",
     "load_tokenizer",
     "prepare_corpus",
     "read_documents",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sysconfig
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +30,7 @@ from lengthwise.data.encoding import encode_documents
 from lengthwise.data.store import FORMAT_VERSION, HEADER_FILE, StoreWriter, TokenStore, new_folder
 from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.errors import InputError, near_matches
+from lengthwise.paths import default_cache_dir
 
 PYTHON_CORPUS = "python"
 PYTHON_EXTENSIONS = (".py", ".txt", ".rst", ".md")
@@ -55,7 +55,7 @@ def prepare_corpus(
     Args:
         source: "python"; files (text, JSONL, compressed or not) and folders; or a folder made by this function.
         tokenizer: what turns text into ids.
-        cache_dir: where tokenized corpora are kept; `default_cache_dir()` when None.
+        cache_dir: where tokenized corpora are kept; `lengthwise.paths.default_cache_dir()` when None.
         out: write to this new folder instead of the cache.
         val_frac: 0-1, expected share of documents on the validation side; 0 and 1 leave one side empty. A document's
             side is a function of its name alone, so it stays there in other versions of the corpus.
@@ -124,15 +124,6 @@ def python_files(root: Path | None = None) -> list[SourceFile]:
             fix="give text of your own as the corpus",
         )
     return files
-
-
-def default_cache_dir() -> Path:
-    """$LENGTHWISE_CACHE, else $XDG_CACHE_HOME/lengthwise, else ~/.cache/lengthwise."""
-    if own := os.environ.get("LENGTHWISE_CACHE"):
-        return Path(own)
-    if general := os.environ.get("XDG_CACHE_HOME"):
-        return Path(general) / "lengthwise"
-    return Path.home() / ".cache" / "lengthwise"
 
 
 def _machine_specific(relative: str) -> bool:

@@ -1,0 +1,15 @@
+"""Where the package keeps what it can make again: tokenized corpora, compiled kernels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def default_cache_dir() -> Path:
+    """$LENGTHWISE_CACHE, else $XDG_CACHE_HOME/lengthwise, else ~/.cache/lengthwise."""
+    if chosen := os.environ.get("LENGTHWISE_CACHE"):
+        return Path(chosen)
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "lengthwise"
+    return Path.home() / ".cache" / "lengthwise"

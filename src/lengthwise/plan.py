@@ -1,7 +1,7 @@
 """What a run would read, compute and hold in memory, worked out before it starts.
 
 The estimates count tensors whose size is known from the shapes: weights, gradients, moments, states, and the
-activations of a Mamba-2 layer. They leave out the Python process and torch itself (`PROCESS_BYTES`), which are added as
+activations of the layers. They leave out the Python process and torch itself (`PROCESS_BYTES`), which are added as
 a constant. They are estimates: benchmarks measure, this file only warns in time. Against the resident peak: a training
 step at width 256, 4 layers, 8 x 512 tokens was estimated at 0.83 GB and took 0.83 GB; measuring with the same model
 stays below its estimate.
@@ -17,7 +17,16 @@ from lengthwise.measure.config import MeasureConfig
 from lengthwise.measure.remembrance import TOKENS_PER_FORWARD as REMEMBRANCE_TOKENS
 from lengthwise.measure.remembrance import remembrance_starts
 from lengthwise.measure.restart import default_stride, windows
-from lengthwise.models.config import ModelConfig
+from lengthwise.models.config import (
+    AttentionConfig,
+    GLAConfig,
+    Mamba1Config,
+    Mamba2Config,
+    MixerConfig,
+    ModelConfig,
+    RGLRUConfig,
+    RWKV6Config,
+)
 from lengthwise.models.lm import MAX_LOGITS
 from lengthwise.train.config import TrainConfig
 from lengthwise.train.prepare import starting_point
@@ -28,13 +37,35 @@ PROCESS_BYTES = 250_000_000
 
 
 def layer_floats(config: ModelConfig) -> int:
-    """Numbers that one Mamba-2 layer makes per token: projections, convolution, chunk matrices, gate, norms."""
-    mixer = config.mixer
-    conv_width = config.d_inner + 2 * mixer.ngroups * mixer.d_state
-    projected = config.d_inner + conv_width + config.num_heads
-    # Per token and head a row of the chunk's decay matrix, of C B^T, and of their product.
-    chunk = 3 * config.num_heads * mixer.chunk_size
-    return 3 * config.d_model + projected + 3 * conv_width + 5 * config.d_inner + chunk
+    """Numbers that the largest layer makes per token: projections, convolution, chunk matrices, gates, norms, MLP."""
+    return max(_mixer_floats(config.d_model, mixer) for mixer in set(config.mixers)) + _mlp_floats(config)
+
+
+def _mixer_floats(d_model: int, mixer: MixerConfig) -> int:
+    match mixer:
+        case Mamba2Config():
+            heads = mixer.num_heads(d_model)
+            inner = heads * mixer.headdim
+            conv_width = inner + 2 * mixer.ngroups * mixer.d_state
+            # Per token and head a row of the chunk's decay matrix, of C B^T, and of their product.
+            chunk = 3 * heads * mixer.chunk_size
+            return 3 * d_model + inner + conv_width + heads + 3 * conv_width + 5 * inner + chunk
+        case Mamba1Config():
+            return 3 * d_model + 9 * d_model * mixer.expand + 2 * mixer.d_state + mixer.rank(d_model)
+        case GLAConfig():
+            keys, values = mixer.key_width(d_model), mixer.value_width(d_model)
+            return 3 * d_model + 8 * keys + 7 * values + 2 * mixer.num_heads * mixer.chunk_size
+        case RWKV6Config():
+            return 22 * d_model + 5 * mixer.mix_rank + mixer.decay_rank + 2 * d_model // mixer.head_size * 64
+        case RGLRUConfig():
+            return 3 * d_model + 10 * mixer.width(d_model)
+        case AttentionConfig():
+            # The scores themselves are never held as a whole.
+            return 3 * d_model + 3 * (mixer.num_heads + 2 * mixer.kv_heads()) * mixer.width(d_model)
+
+
+def _mlp_floats(config: ModelConfig) -> int:
+    return 0 if config.mlp is None else 2 * config.d_model + 4 * config.mlp.width
 
 
 def logit_bytes(config: ModelConfig, tokens: int, *, gradients: bool) -> int:

@@ -1,11 +1,16 @@
 """The state of a recurrent model as an immutable value.
 
-A `State` holds one typed record per layer. Each tensor of a record belongs to a kind:
+A `State` holds one typed record per layer, and one more where the layer's MLP carries a state of its own. Each tensor
+of a record belongs to a kind:
 
 - ``recurrent``: the matrix or vector that the recurrence carries (SSM, linear attention, RG-LRU),
 - ``short``: the buffer of a short convolution or a token shift,
-- ``attention``: keys and values,
-- ``position``: an absolute position counter.
+- ``attention``: keys and values of past tokens, [B, S, ...] with the newest token last; see below,
+- ``position``: an absolute position counter, the number of tokens read, [B].
+
+Slot s of S slots of kind ``attention`` holds the token at position ``position - S + s``; slots whose token would lie
+before position 0 are empty, whatever is in them. So rows with different pasts lie side by side, slots may be dropped
+from the left, and a row whose position is 0 has no past.
 
 Nothing here mutates: every operation returns a new value. ``None`` in place of a `State` means the zero state.
 Batch is dimension 0 of every tensor.
@@ -14,7 +19,7 @@ Batch is dimension 0 of every tensor.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -62,9 +67,11 @@ class State:
 
     Args:
         layers: one `MixerState` per layer, all with the same number of rows.
+        channels: one record per layer for what its MLP carries, None where it carries nothing; empty where no MLP does.
     """
 
     layers: tuple[MixerState, ...]
+    channels: tuple[MixerState | None, ...] = ()
 
     def __post_init__(self) -> None:
         rows = {tensor.shape[0] for _, tensor in self.named_tensors()}
@@ -76,12 +83,22 @@ class State:
                 fix="build it with init_state(batch) or State.cat",
             )
 
+    def _records(self) -> list[tuple[str, MixerState]]:
+        """(prefix, record) of every record, layer by layer."""
+        records = []
+        for index, layer in enumerate(self.layers):
+            records.append((f"layers.{index}", layer))
+            channel = self.channels[index] if self.channels else None
+            if channel is not None:
+                records.append((f"layers.{index}.channel", channel))
+        return records
+
     def named_tensors(self, kind: Kind | None = None) -> list[tuple[str, Tensor]]:
-        """Tensors of one kind, or all, named ``layers.<index>.<field>``."""
+        """Tensors of one kind, or all, named ``layers.<index>.<field>`` or ``layers.<index>.channel.<field>``."""
         return [
-            (f"layers.{index}.{name}", tensor)
-            for index, layer in enumerate(self.layers)
-            for name, of_kind, tensor in layer.tensors()
+            (f"{prefix}.{name}", tensor)
+            for prefix, record in self._records()
+            for name, of_kind, tensor in record.tensors()
             if kind is None or of_kind == kind
         ]
 
@@ -104,17 +121,19 @@ class State:
                 where="State.map",
                 fix="pass one of these, or None for all",
             )
-        return State(
-            tuple(
-                layer.with_tensors(
-                    **{
-                        name: fn(f"layers.{index}.{name}", tensor)
-                        for name, of_kind, tensor in layer.tensors()
-                        if kind is None or of_kind == kind
-                    }
-                )
-                for index, layer in enumerate(self.layers)
+        changed = {
+            prefix: record.with_tensors(
+                **{
+                    name: fn(f"{prefix}.{name}", tensor)
+                    for name, of_kind, tensor in record.tensors()
+                    if kind is None or of_kind == kind
+                }
             )
+            for prefix, record in self._records()
+        }
+        return State(
+            tuple(changed[f"layers.{index}"] for index in range(len(self.layers))),
+            tuple(changed.get(f"layers.{index}.channel") for index in range(len(self.channels))),
         )
 
     def map(self, kind: Kind | None, fn: Callable[[Tensor], Tensor]) -> State:
@@ -138,13 +157,26 @@ class State:
 
     def where(self, mask: Bool[Tensor, " B"], other: State) -> State:
         """Row b of self where ``mask[b]``, else row b of `other`. Gradients flow into the chosen rows only."""
-        theirs = dict(other.named_tensors())
+        mine, theirs = _with_equal_slots([self, other])
+        others = dict(theirs.named_tensors())
 
-        def choose(name: str, mine: Tensor) -> Tensor:
-            shape = (-1,) + (1,) * (mine.dim() - 1)
-            return torch.where(mask.to(mine.device).view(shape), mine, theirs[name].to(mine.dtype))
+        def choose(name: str, tensor: Tensor) -> Tensor:
+            shape = (-1,) + (1,) * (tensor.dim() - 1)
+            return torch.where(mask.to(tensor.device).view(shape), tensor, others[name].to(tensor.dtype))
 
-        return self.map_named(None, choose)
+        return mine.map_named(None, choose)
+
+    def only(self, *kinds: Kind) -> State:
+        """The same with every tensor of another kind emptied: zeros, and no slots at all for ``attention``."""
+        kept = {name for kind in kinds for name, _ in self.named_tensors(kind)}
+        slots = {name for name, _ in self.named_tensors("attention")}
+
+        def empty(name: str, tensor: Tensor) -> Tensor:
+            if name in kept:
+                return tensor
+            return tensor[:, :0] if name in slots else torch.zeros_like(tensor)
+
+        return self.map_named(None, empty)
 
     def zeros_like(self) -> State:
         """The zero state of the same shapes."""
@@ -163,6 +195,7 @@ class State:
     @staticmethod
     def cat(states: Sequence[State]) -> State:
         """Rows of all states, one after the other."""
+        states = _with_equal_slots(states)
         first = states[0]
         columns = [dict(state.named_tensors()) for state in states]
         return first.map_named(None, lambda name, _: torch.cat([column[name] for column in columns]))
@@ -170,8 +203,9 @@ class State:
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, atomically."""
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.named_tensors()}
-        records = json.dumps([type(layer).__name__ for layer in self.layers])
-        atomic_write_bytes(Path(path), serialize(tensors, metadata={"records": records}))
+        names = json.dumps([type(layer).__name__ for layer in self.layers])
+        channels = json.dumps([None if record is None else type(record).__name__ for record in self.channels])
+        atomic_write_bytes(Path(path), serialize(tensors, metadata={"records": names, "channels": channels}))
 
     @staticmethod
     def load(path: str | Path) -> State:
@@ -182,12 +216,14 @@ class State:
         """
         try:
             with safe_open(str(path), framework="pt") as file:
-                names = json.loads((file.metadata() or {})["records"])
+                metadata = file.metadata() or {}
+                names, others = json.loads(metadata["records"]), json.loads(metadata.get("channels", "[]"))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            layers = []
-            for index, name in enumerate(names):
-                record = _RECORDS[name]
-                layers.append(record(**{f.name: tensors[f"layers.{index}.{f.name}"] for f in fields(record)}))
+            layers = [_record(name, f"layers.{index}", tensors) for index, name in enumerate(names)]
+            channels = [
+                None if name is None else _record(name, f"layers.{index}.channel", tensors)
+                for index, name in enumerate(others)
+            ]
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise InputError(
                 expected="a state written by State.save",
@@ -195,4 +231,26 @@ class State:
                 where=str(path),
                 fix="check the path, or save the state again",
             ) from error
-        return State(tuple(layers))
+        return State(tuple(layers), tuple(channels))
+
+
+def _record(name: str, prefix: str, tensors: Mapping[str, Tensor]) -> MixerState:
+    """A record from the tensors of a file."""
+    record = _RECORDS[name]
+    return record(**{f.name: tensors[f"{prefix}.{f.name}"] for f in fields(record)})
+
+
+def _with_equal_slots(states: Sequence[State]) -> list[State]:
+    """The states with as many attention slots each as the one that has most; empty slots are added on the left."""
+    most: dict[str, int] = {}
+    for state in states:
+        for name, tensor in state.named_tensors("attention"):
+            most[name] = max(most.get(name, 0), tensor.shape[1])
+
+    def filled(name: str, tensor: Tensor) -> Tensor:
+        missing = most[name] - tensor.shape[1]
+        if missing == 0:
+            return tensor
+        return torch.cat([tensor.new_zeros(len(tensor), missing, *tensor.shape[2:]), tensor], dim=1)
+
+    return [state.map_named("attention", filled) if most else state for state in states]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from tests.helpers import assert_close
 
 from lengthwise.layers import _mamba2_inner
+from lengthwise.layers.base import Place
 from lengthwise.layers.mamba2 import Mamba2, Mamba2State
 from lengthwise.models.config import Mamba2Config
 from lengthwise.ops.conv import causal_conv_naive
@@ -30,7 +31,7 @@ def build(dtype=torch.float64, **changes):
     sizes = {"d_state": 5, "headdim": 4, "chunk_size": 4, **changes}
     mixer = Mamba2(WIDTH, Mamba2Config(**sizes)).to(dtype)
     random = generator(1, "test")
-    mixer.reset_parameters(random, num_layers=2)
+    mixer.reset_parameters(random, Place(0, 2, 2))
     with torch.no_grad():
         for parameter in (mixer.D, mixer.norm.weight, mixer.dt_bias):  # nothing shall hide behind a one
             parameter += 0.3 * torch.randn(parameter.shape, generator=random)

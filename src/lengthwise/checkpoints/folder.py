@@ -143,7 +143,8 @@ def load_checkpoint(name_or_path: str | Path, *, dtype: torch.dtype = torch.floa
 
 def _to_published(checkpoint: Checkpoint) -> dict[str, Any]:
     config = checkpoint.config
-    mixer = config.to_dict()["mixer"]
+    mixer = config.mixer.to_dict()
+    del mixer["kind"]
     return {
         "d_model": config.d_model,
         "d_intermediate": 0,

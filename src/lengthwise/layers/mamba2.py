@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from lengthwise.layers._mamba2_inner import Parameters, Sizes, mamba2_inner
+from lengthwise.layers.base import Mixer, Place
+from lengthwise.layers.configs import Mamba2Config
 from lengthwise.layers.norms import GatedRMSNorm
-from lengthwise.models.config import Mamba2Config
 from lengthwise.ops.conv.depthwise import extend, last_inputs
 from lengthwise.ops.padding import real_tokens
 from lengthwise.shapes import Float, Int, Tensor
@@ -27,7 +28,7 @@ class Mamba2State(MixerState):
     """[B, W-1, C]: the last inputs of the convolution, C = H P + 2 G N channels, in the order x, B, C."""
 
 
-class Mamba2(nn.Module):
+class Mamba2(Mixer):
     """``out_proj(norm(ssd(silu(conv(x, B, C)), dt) * silu(z)))`` with x, B, C, z, dt projected from the input.
 
     Args:
@@ -53,14 +54,14 @@ class Mamba2(nn.Module):
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=config.bias)
 
     @torch.no_grad()
-    def reset_parameters(self, generator: torch.Generator, num_layers: int) -> None:
-        """The official initialisation: uniform projections, `out_proj` divided by sqrt(L), A and dt by their ranges."""
+    def reset_parameters(self, generator: torch.Generator, place: Place) -> None:
+        """The official initialisation: uniform projections, `out_proj` smaller by depth, A and dt by their ranges."""
         for linear in (self.in_proj, self.out_proj):
             bound = 1 / math.sqrt(linear.in_features)
             linear.weight.uniform_(-bound, bound, generator=generator)
             if linear.bias is not None:
                 linear.bias.zero_()
-        self.out_proj.weight /= math.sqrt(num_layers)
+        self.out_proj.weight /= math.sqrt(place.num_residuals)
         bound = 1 / math.sqrt(self.config.d_conv)
         self.conv1d.weight.uniform_(-bound, bound, generator=generator)
         if self.conv1d.bias is not None:

@@ -45,8 +45,54 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(width))
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """The neutral weight."""
+        self.weight.fill_(1.0)
+
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         return rms_norm(x, self.weight, self.eps)
+
+
+class RMSNormPlusOne(nn.Module):
+    """RMSNorm whose factor is one plus the stored weight, so that zero is the neutral weight (Griffin).
+
+    Args:
+        width: size of the last dimension.
+        eps: added to the mean square.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(width))
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """The neutral weight."""
+        self.weight.zero_()
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        exact = torch.promote_types(self.weight.dtype, torch.float32)
+        return rms_norm(x, 1 + self.weight.to(exact), self.eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm with weight and bias, computed in float32 or wider whatever the dtype of the input.
+
+    Args:
+        width: size of the last dimension.
+        eps: added to the variance.
+    """
+
+    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        exact = torch.promote_types(x.dtype, torch.float32)
+        normed = F.layer_norm(x.to(exact), self.normalized_shape, self.weight.to(exact), self.bias.to(exact), self.eps)
+        return normed.to(x.dtype)
+
+
+NORMS: dict[str, type[nn.Module]] = {"rms": RMSNorm, "rms-plus-one": RMSNormPlusOne, "layer": LayerNorm}
+"""Norms of the residual stream by their name in `ModelConfig.norm`."""
 
 
 class GatedRMSNorm(nn.Module):

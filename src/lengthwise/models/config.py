@@ -4,51 +4,49 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from lengthwise.errors import InputError, check_keys
+from lengthwise.errors import InputError
+from lengthwise.layers.configs import (
+    AttentionConfig,
+    GatedMLPConfig,
+    GLAConfig,
+    Mamba1Config,
+    Mamba2Config,
+    MixerConfig,
+    MLPConfig,
+    RGLRUConfig,
+    RWKV6ChannelMixConfig,
+    RWKV6Config,
+    mixer_from_dict,
+    mlp_from_dict,
+    positive,
+    reject_unknown,
+)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Mamba2Config:
-    """The Mamba-2 mixer. Names and defaults follow the state-spaces code, save where noted."""
-
-    d_state: int = 128
-    """State size N of each head."""
-    d_conv: int = 4
-    """Width W of the short convolution."""
-    expand: int = 2
-    """Inner width as a multiple of the model width."""
-    headdim: int = 64
-    """Head width P."""
-    ngroups: int = 1
-    """Groups G of heads that share B and C, and groups of the gated norm."""
-    A_init_range: tuple[float, float] = (1.0, 16.0)
-    """Initial decay rates are uniform in this range."""
-    dt_min: float = 1e-3
-    """Smallest initial step size (log-uniform)."""
-    dt_max: float = 0.1
-    """Largest initial step size."""
-    dt_init_floor: float = 1e-4
-    """No initial step size is below this."""
-    dt_limit: tuple[float, float] = (0.0, math.inf)
-    """Step sizes are clamped to this range after softplus."""
-    chunk_size: int = 64
-    """Tokens a chunk of the SSD computation: speed only. The state-spaces default is 256; 64 is faster on CPU."""
-    bias: bool = False
-    """Whether the two projections have a bias."""
-    conv_bias: bool = True
-    """Whether the convolution has a bias."""
-
-    def __post_init__(self) -> None:
-        for name in ("d_state", "d_conv", "expand", "headdim", "ngroups", "chunk_size"):
-            _positive(name, getattr(self, name), "Mamba2Config")
+__all__ = [
+    "AttentionConfig",
+    "GLAConfig",
+    "GatedMLPConfig",
+    "MLPConfig",
+    "Mamba1Config",
+    "Mamba2Config",
+    "MixerConfig",
+    "ModelConfig",
+    "RGLRUConfig",
+    "RWKV6ChannelMixConfig",
+    "RWKV6Config",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A language model: embedding, `num_layers` blocks of norm and mixer, final norm, output head."""
+    """A language model: embedding, blocks of norm, mixer and (if any) norm and MLP, final norm, output head.
+
+    A hybrid is a model with `other_mixers`: any mixer may stand at any layer.
+    """
 
     d_model: int
     """Model width D."""
@@ -56,28 +54,60 @@ class ModelConfig:
     """Number of blocks L."""
     vocab_size: int
     """Tokens of the tokenizer. The tables may have more rows, see `pad_vocab_size_multiple`."""
-    mixer: Mamba2Config = field(default_factory=Mamba2Config)
-    """The mixer of every block."""
+    mixer: MixerConfig = field(default_factory=Mamba2Config)
+    """The mixer of every block that `other_mixers` does not name."""
+    other_mixers: tuple[tuple[int, MixerConfig], ...] = ()
+    """(layer, mixer) of the blocks that have another one, layers counted from 0."""
+    mlp: MLPConfig | None = None
+    """What follows the mixer in every block; None for nothing."""
     pad_vocab_size_multiple: int = 16
     """Rows of the tables are `vocab_size` rounded up to a multiple of this; padded logits are masked."""
     tie_embeddings: bool = True
     """Whether the output head is the embedding table."""
+    norm: Literal["rms", "rms-plus-one", "layer"] = "rms"
+    """RMSNorm; RMSNorm whose stored weight is added to one (Griffin); LayerNorm with bias (RWKV)."""
     norm_eps: float = 1e-5
-    """eps of all norms."""
+    """eps of all norms of the residual stream, and of Mamba-2's gated norm."""
+    embedding_norm: bool = False
+    """Whether a norm follows the embedding (RWKV)."""
+    embedding_scale: float | None = None
+    """Factor on the embeddings (Griffin: the square root of D, rounded to bfloat16); None for 1."""
+    logit_softcap: float | None = None
+    """Logits become ``cap * tanh(logits / cap)`` (Griffin: 30); None for no cap."""
     residual_in_fp32: bool = True
     """Whether the residual stream stays in float32 when weights or activations are narrower."""
 
     def __post_init__(self) -> None:
         for name in ("d_model", "num_layers", "vocab_size", "pad_vocab_size_multiple"):
-            _positive(name, getattr(self, name), "ModelConfig")
-        inner = self.d_model * self.mixer.expand
-        if inner % self.mixer.headdim or (inner // self.mixer.headdim) % self.mixer.ngroups:
+            positive(name, getattr(self, name), "ModelConfig")
+        object.__setattr__(self, "other_mixers", tuple(sorted(self.other_mixers, key=lambda pair: pair[0])))
+        layers = [layer for layer, _ in self.other_mixers]
+        if len(set(layers)) != len(layers) or any(not 0 <= layer < self.num_layers for layer in layers):
             raise InputError(
-                expected="headdim to divide expand * d_model, and ngroups to divide the number of heads",
-                got=f"expand * d_model = {inner}, headdim {self.mixer.headdim}, ngroups {self.mixer.ngroups}",
-                where="ModelConfig",
-                fix="change d_model, headdim or ngroups",
+                expected=f"each layer at most once, from 0 to {self.num_layers - 1}",
+                got=str(layers),
+                where="ModelConfig.other_mixers",
+                fix="count layers from 0, and name each one once",
             )
+        if self.norm not in ("rms", "rms-plus-one", "layer"):
+            raise InputError(
+                expected="norm rms, rms-plus-one or layer", got=repr(self.norm), where="ModelConfig", fix="use one"
+            )
+        for mixer in self.mixers:
+            mixer.validate(self.d_model)
+        if self.mlp is not None:
+            self.mlp.validate(self.d_model)
+
+    @property
+    def mixers(self) -> tuple[MixerConfig, ...]:
+        """The mixer of each layer."""
+        others = dict(self.other_mixers)
+        return tuple(others.get(layer, self.mixer) for layer in range(self.num_layers))
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether any layer carries a recurrent state; False for a Transformer."""
+        return any(not isinstance(mixer, AttentionConfig) for mixer in self.mixers)
 
     @property
     def padded_vocab_size(self) -> int:
@@ -85,50 +115,31 @@ class ModelConfig:
         return math.ceil(self.vocab_size / self.pad_vocab_size_multiple) * self.pad_vocab_size_multiple
 
     @property
-    def d_inner(self) -> int:
-        """Width of the mixer's values, H * P."""
-        return self.d_model * self.mixer.expand
-
-    @property
-    def num_heads(self) -> int:
-        """Heads H of a mixer."""
-        return self.d_inner // self.mixer.headdim
+    def num_residuals(self) -> int:
+        """Branches that are added to the residual stream: L, or 2 L with MLPs."""
+        return self.num_layers * (1 if self.mlp is None else 2)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values (infinity becomes None), for JSON."""
-        values = dataclasses.asdict(self)
-        low, high = values["mixer"]["dt_limit"]
-        values["mixer"]["dt_limit"] = [low, None if math.isinf(high) else high]
-        values["mixer"]["A_init_range"] = list(values["mixer"]["A_init_range"])
-        return values
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            **values,
+            "mixer": self.mixer.to_dict(),
+            "other_mixers": [[layer, mixer.to_dict()] for layer, mixer in self.other_mixers],
+            "mlp": None if self.mlp is None else self.mlp.to_dict(),
+        }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
         """The reverse of `to_dict`. Unknown keys are errors."""
         values = dict(values)
-        mixer = dict(values.pop("mixer", {}))
-        if "dt_limit" in mixer:
-            low, high = mixer["dt_limit"]
-            mixer["dt_limit"] = (float(low), math.inf if high is None else float(high))
-        if "A_init_range" in mixer:
-            low, high = mixer["A_init_range"]
-            mixer["A_init_range"] = (float(low), float(high))
-        reject_unknown(mixer, Mamba2Config)
         reject_unknown(values, cls)
-        return cls(mixer=Mamba2Config(**mixer), **values)
-
-
-def reject_unknown(values: dict[str, Any], config: type) -> None:
-    """Raise InputError where `values` has a key that the dataclass `config` does not."""
-    known = [f.name for f in dataclasses.fields(config)]
-    check_keys(values, known, expected=f"fields of {config.__name__}", where=config.__name__)
-
-
-def _positive(name: str, value: int, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(
-            expected=f"a whole number of at least 1 for {name}",
-            got=repr(value),
-            where=where,
-            fix=f"set {name} to 1 or more",
+        if isinstance(values.get("mixer"), Mapping):
+            values["mixer"] = mixer_from_dict(values["mixer"])
+        values["other_mixers"] = tuple(
+            (layer, mixer_from_dict(mixer) if isinstance(mixer, Mapping) else mixer)
+            for layer, mixer in values.get("other_mixers", ())
         )
+        if isinstance(values.get("mlp"), Mapping):
+            values["mlp"] = mlp_from_dict(values["mlp"])
+        return cls(**values)

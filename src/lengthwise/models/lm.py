@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,13 +12,16 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lengthwise.errors import InputError
-from lengthwise.layers.mamba2 import Mamba2
-from lengthwise.layers.norms import RMSNorm
+from lengthwise.layers.base import Mixer, Place
+from lengthwise.layers.build import build_mixer, build_mlp
+from lengthwise.layers.norms import NORMS
 from lengthwise.models.config import ModelConfig
+from lengthwise.models.packing import cut_at
+from lengthwise.native import Backend
 from lengthwise.ops.padding import Padding, check_lengths, swap_side
 from lengthwise.seeds import generator
-from lengthwise.shapes import Float, Int, Tensor
-from lengthwise.state import State
+from lengthwise.shapes import Bool, Float, Int, Tensor
+from lengthwise.state import MixerState, State
 
 # Logits held at once by `nll`: 2^24 float32 values are 64 MB, about the largest that costs no speed.
 MAX_LOGITS = 1 << 24
@@ -36,22 +40,58 @@ class Output:
 
 
 class Block(nn.Module):
-    """``r + mixer(norm(r))``."""
+    """``r + mixer(norm(r))``, then ``r + mlp(norm2(r))`` where the model has MLPs."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.mixer = Mamba2(config.d_model, config.mixer, config.norm_eps)
+        self.norm = _norm(config)
+        self.mixer = build_mixer(config.d_model, config.mixers[layer], config.norm_eps)
+        if config.mlp is not None:
+            self.norm2 = _norm(config)
+            self.mlp = build_mlp(config.d_model, config.mlp, config.norm_eps)
+        self.has_mlp = config.mlp is not None
+
+    def init_state(self, batch: int) -> tuple[MixerState, MixerState | None]:
+        """The zero states of the mixer and, where it carries one, of the MLP."""
+        channel = self.mlp.init_state(batch) if self.has_mlp and isinstance(self.mlp, Mixer) else None
+        return self.mixer.init_state(batch), channel
+
+    def forward(
+        self,
+        residual: Float[Tensor, "B T D"],
+        state: MixerState | None,
+        channel: MixerState | None,
+        lengths: Int[Tensor, " B"] | None,
+        dtype: torch.dtype,
+    ) -> tuple[Float[Tensor, "B T D"], MixerState, MixerState | None]:
+        """The residual stream and the states after the block. dtype: of what the branches read."""
+        y, state = self.mixer(self.norm(residual).to(dtype), state, lengths)
+        residual = residual + y
+        if self.has_mlp:
+            u = self.norm2(residual).to(dtype)
+            if isinstance(self.mlp, Mixer):
+                y, channel = self.mlp(u, channel, lengths)
+            else:
+                y = self.mlp(u)
+            residual = residual + y
+        assert state is not None
+        return residual, state, channel
 
 
 class Backbone(nn.Module):
-    """Everything below the output head. Names are those of the state-spaces checkpoints."""
+    """Everything below the output head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        if config.embedding_norm:
+            self.embedding_norm = _norm(config)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm_f = _norm(config)
+
+
+def _norm(config: ModelConfig) -> nn.Module:
+    return NORMS[config.norm](config.d_model, config.norm_eps)
 
 
 class LanguageModel(nn.Module):
@@ -73,17 +113,31 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, seed: int = 0) -> None:
-        """Initialise as the official code does: embeddings N(0, 0.02), mixers by their own rule, norms 1."""
-        random = generator(seed, "model-init")
-        self.backbone.embedding.weight.normal_(0.0, 0.02, generator=random)
-        for block in self.backbone.layers:
-            assert isinstance(block, Block)
-            block.norm.weight.fill_(1.0)
-            block.mixer.reset_parameters(random, self.config.num_layers)
-        self.backbone.norm_f.weight.fill_(1.0)
-        if not self.config.tie_embeddings:
-            bound = self.config.d_model**-0.5
-            self.lm_head.weight.uniform_(-bound, bound, generator=random)
+        """Initialise: embeddings N(0, 0.02), mixers and MLPs by the rule of their family, norms neutral.
+
+        RWKV, recognised by its norm of the embedding, has tiny embeddings and an orthogonal head, as published.
+        """
+        config, random = self.config, generator(seed, "model-init")
+        if config.embedding_norm:
+            self.backbone.embedding.weight.uniform_(-1e-4, 1e-4, generator=random)
+        else:
+            self.backbone.embedding.weight.normal_(0.0, 0.02, generator=random)
+        for index, block in enumerate(self.blocks()):
+            place = Place(index, config.num_layers, config.num_residuals)
+            block.mixer.reset_parameters(random, place)
+            if block.has_mlp:
+                block.mlp.reset_parameters(random, place)  # type: ignore[operator]
+        for module in self.modules():
+            if isinstance(module, tuple(NORMS.values())):
+                module.reset_parameters()  # type: ignore[operator]
+        if not config.tie_embeddings:
+            rows, width = self.lm_head.weight.shape
+            if config.embedding_norm:
+                gain = 0.5 * math.sqrt(rows / width) if rows > width else 0.5
+                nn.init.orthogonal_(self.lm_head.weight, gain, generator=random)
+            else:
+                bound = width**-0.5
+                self.lm_head.weight.uniform_(-bound, bound, generator=random)
 
     def num_parameters(self) -> int:
         """Parameters, tied tables counted once."""
@@ -91,7 +145,15 @@ class LanguageModel(nn.Module):
 
     def init_state(self, batch: int) -> State:
         """The zero state of `batch` rows."""
-        return State(tuple(block.mixer.init_state(batch) for block in self._blocks()))
+        records = [block.init_state(batch) for block in self.blocks()]
+        channels = tuple(channel for _, channel in records)
+        return State(tuple(mixer for mixer, _ in records), channels if any(channels) else ())
+
+    def set_backend(self, backend: Backend) -> None:
+        """Choose the form in which the recurrences run; "auto" is the fastest that the device and dtype allow."""
+        for module in self.modules():
+            if isinstance(module, Mixer):
+                module.backend = backend
 
     def forward(
         self,
@@ -100,6 +162,7 @@ class LanguageModel(nn.Module):
         *,
         lengths: Int[Tensor, " B"] | None = None,
         padding: Padding = "right",
+        resets: Bool[Tensor, "B T"] | None = None,
         logits: Literal["all", "last", "none"] = "all",
     ) -> Output:
         """Read tokens from a state.
@@ -109,48 +172,80 @@ class LanguageModel(nn.Module):
             state: state before the first token; None for the zero state.
             lengths: number of real tokens of each row; None for all T.
             padding: the side on which the padding stands.
+            resets: True where a document begins: the state before that token counts as zero; None for nowhere.
             logits: which positions get logits; "last" is the last real token of each row.
 
         Raises:
             InputError: where a shape, a token id, a length or the state does not fit.
         """
         batch, time = self._check(tokens, state)
-        if lengths is not None:
-            check_lengths(lengths, batch, time)
-            if padding == "left":
-                tokens = swap_side(tokens, lengths, "left")
-        residual = F.embedding(tokens, self.backbone.embedding.weight)
-        if self.config.residual_in_fp32:
-            residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
-        layers = []
-        weight_dtype = self.backbone.embedding.weight.dtype
-        for index, block in enumerate(self._blocks()):
-            record = None if state is None else state.layers[index]
-            y, new = block.mixer(block.norm(residual).to(weight_dtype), record, lengths)
-            residual = residual + y
-            layers.append(new)
-        hidden = self.backbone.norm_f(residual).to(weight_dtype)
-        if logits == "last":
-            last = torch.full((batch,), time - 1, device=tokens.device) if lengths is None else lengths - 1
-            chosen = hidden[torch.arange(batch, device=tokens.device), last.clamp(min=0)][:, None]
-        if lengths is not None and padding == "left":
-            hidden = swap_side(hidden, lengths, "right")
-        table = {"all": hidden, "last": chosen if logits == "last" else hidden, "none": None}
-        if logits not in table:
+        if logits not in ("all", "last", "none"):
             raise InputError(
                 expected='"all", "last" or "none"',
                 got=repr(logits),
                 where="LanguageModel logits",
                 fix="use one of these",
             )
-        source = table[logits]
-        return Output(None if source is None else self.head(source), hidden, State(tuple(layers)))
+        if lengths is not None:
+            check_lengths(lengths, batch, time)
+            if padding == "left":
+                tokens = swap_side(tokens, lengths, "left")
+                resets = None if resets is None else swap_side(resets, lengths, "left")
+        if resets is None:
+            hidden, new = self._read(tokens, state, lengths)
+        else:
+            hidden, new = self._read_documents(tokens, state, lengths, resets)
+        chosen = None if logits == "none" else hidden
+        if logits == "last":
+            last = torch.full((batch,), time - 1, device=tokens.device) if lengths is None else lengths - 1
+            chosen = hidden[torch.arange(batch, device=tokens.device), last.clamp(min=0)][:, None]
+        if lengths is not None and padding == "left":
+            hidden = swap_side(hidden, lengths, "right")
+            chosen = hidden if logits == "all" else chosen
+        return Output(None if chosen is None else self.head(chosen), hidden, new)
+
+    def _read(self, tokens: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
+        """Hidden states after the final norm, and the state; padding on the right."""
+        residual = self.embed(tokens)
+        weight_dtype = self.backbone.embedding.weight.dtype
+        layers, channels = [], []
+        for index, block in enumerate(self.blocks()):
+            record = None if state is None else state.layers[index]
+            channel = state.channels[index] if state is not None and state.channels else None
+            residual, record, channel = block(residual, record, channel, lengths, weight_dtype)
+            layers.append(record)
+            channels.append(channel)
+        hidden = self.backbone.norm_f(residual).to(weight_dtype)
+        return hidden, State(tuple(layers), tuple(channels) if any(channels) else ())
+
+    def _read_documents(
+        self, tokens: Tensor, state: State | None, lengths: Tensor | None, resets: Tensor
+    ) -> tuple[Tensor, State]:
+        """The same with documents that begin inside the rows; see `models.packing`."""
+        parts = cut_at(resets, lengths)
+        start = None if state is None else state.rows(parts.row)
+        if start is not None:
+            start = start.where(parts.continues, start.zeros_like())
+        hidden, new = self._read(parts.gather(tokens), start, parts.length)
+        return parts.scatter(hidden, tokens), new.rows(parts.last)
+
+    def embed(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """What enters the first block: embeddings, scaled and normed where the model does so."""
+        config = self.config
+        residual = F.embedding(tokens, self.backbone.embedding.weight)
+        if config.embedding_scale is not None:
+            residual = residual * config.embedding_scale
+        if config.residual_in_fp32:
+            residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
+        return self.backbone.embedding_norm(residual) if config.embedding_norm else residual
 
     def head(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B T vocab"]:
         """Logits in float32 or wider, -inf at the padded rows of the vocabulary."""
         table = self.backbone.embedding.weight if self.config.tie_embeddings else self.lm_head.weight
         scores = F.linear(hidden, table)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        if (cap := self.config.logit_softcap) is not None:
+            scores = cap * torch.tanh(scores / cap)
         if self.config.padded_vocab_size > self.config.vocab_size:
             columns = torch.arange(scores.shape[-1], device=scores.device)
             scores = scores.masked_fill(columns >= self.config.vocab_size, float("-inf"))
@@ -195,7 +290,8 @@ class LanguageModel(nn.Module):
         scores = self.head(hidden)
         return F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
 
-    def _blocks(self) -> list[Block]:
+    def blocks(self) -> list[Block]:
+        """The blocks, from the lowest."""
         return list(self.backbone.layers)  # type: ignore[arg-type]
 
     def _check(self, tokens: Tensor, state: State | None) -> tuple[int, int]:

@@ -8,12 +8,11 @@ layers this is a third of the whole. The result is that of `LanguageModel.forwar
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
 from lengthwise.errors import InputError
-from lengthwise.layers.mamba2 import Mamba2State
+from lengthwise.layers.mamba2 import Mamba2, Mamba2State
 from lengthwise.layers.mamba2_reading import forward_shared, state_after
-from lengthwise.models.lm import Block, LanguageModel
+from lengthwise.models.lm import LanguageModel
 from lengthwise.shapes import Int, Tensor
 from lengthwise.state import MixerState, State
 
@@ -38,23 +37,31 @@ def advance(model: LanguageModel, tokens: Int[Tensor, "B T"], state: State | Non
             where="advance",
             fix="pass one row of tokens for all states, or one for each",
         )
-    blocks = [block for block in model.backbone.layers if isinstance(block, Block)]
+    residual = model.embed(tokens)
     weight_dtype = model.backbone.embedding.weight.dtype
-    residual = F.embedding(tokens, model.backbone.embedding.weight)
-    if model.config.residual_in_fp32:
-        residual = residual.to(torch.promote_types(residual.dtype, torch.float32))
     layers: list[MixerState] = []
+    channels: list[MixerState | None] = []
+    blocks = model.blocks()
     for index, block in enumerate(blocks):
         record = None if state is None else state.layers[index]
-        assert record is None or isinstance(record, Mamba2State)
-        u = block.norm(residual).to(weight_dtype)
-        if index == len(blocks) - 1:
-            layers.append(state_after(block.mixer, u.expand(rows, -1, -1), record))
-            break
-        if record is not None and u.shape[0] != rows:
-            y, new = forward_shared(block.mixer, u, record)
-        else:
-            y, new = block.mixer(u, record)
-        residual = residual + y
-        layers.append(new)
-    return State(tuple(layers))
+        channel = state.channels[index] if state is not None and state.channels else None
+        # A block is spared work where it is Mamba-2 alone: no MLP reads the output that is left out.
+        if isinstance(block.mixer, Mamba2) and not block.has_mlp:
+            assert record is None or isinstance(record, Mamba2State)
+            if index == len(blocks) - 1:
+                u = block.norm(residual).to(weight_dtype)
+                layers.append(state_after(block.mixer, u.expand(rows, -1, -1), record))
+                channels.append(None)
+                break
+            if record is not None and residual.shape[0] != rows:
+                y, new = forward_shared(block.mixer, block.norm(residual).to(weight_dtype), record)
+                residual = residual + y
+                layers.append(new)
+                channels.append(None)
+                continue
+        # Without a state of their own, rows that read the same tokens are one row.
+        together = residual if record is None else residual.expand(rows, -1, -1)
+        residual, record, channel = block(together, record, channel, None, weight_dtype)
+        layers.append(record)
+        channels.append(channel)
+    return State(tuple(layers), tuple(channels) if any(channels) else ())

@@ -194,7 +194,7 @@ def _request(sample: Sample, subject: Subject) -> Request:
     prompt = subject.tokenizer.encode(sample.prompt)
     assert len(prompt) == sample.num_tokens, f"{sample.id}: {len(prompt)} tokens where the task counted other"
     continuation = None if sample.continuation is None else subject.tokenizer.encode(sample.continuation)
-    return Request(prompt, sample.max_new_tokens, continuation, sample.prompt)
+    return Request(prompt, sample.max_new_tokens, continuation, sample.prompt, sample.continuation)
 
 
 def _record(task: Task, sample: Sample, answer: Answer, subject: Subject, scorer: str | None) -> dict[str, Any]:

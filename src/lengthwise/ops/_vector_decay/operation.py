@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from lengthwise.errors import InputError
 from lengthwise.native import Backend, resolve_backend
 from lengthwise.ops._vector_decay import native
-from lengthwise.ops._vector_decay.halving import chunk_backward, chunk_forward, from_chunks, to_chunks
+from lengthwise.ops._vector_decay.halving import Saved, chunk_backward, chunk_forward, from_chunks, to_chunks
 from lengthwise.ops.padding import Padding, check_lengths, real_tokens
 from lengthwise.shapes import Float, Int, Tensor
 
@@ -84,27 +84,27 @@ class _Halving(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         q_, k_, v_, log_decay_ = (to_chunks(tensor, chunk, log_decay.dtype) for tensor in (q, k, v, log_decay))
         with torch.autocast(q.device.type, enabled=False):
-            y, states = chunk_forward(q_.mul_(scale), k_, v_, log_decay_, u, initial_state)
+            y, saved = chunk_forward(q_.mul_(scale), k_, v_, log_decay_, u, initial_state)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(q, k, v, log_decay, u, states)
-            ctx.has_initial_state, ctx.scale, ctx.chunk = initial_state is not None, scale, chunk
+            ctx.save_for_backward(q_, k_, v_, log_decay_, u, *saved)
+            ctx.has_initial_state, ctx.scale, ctx.time = initial_state is not None, scale, q.shape[1]
+            ctx.dtypes = (q.dtype, k.dtype, v.dtype)
             ctx.set_materialize_grads(False)
-        return from_chunks(y, q.shape[1]).to(v.dtype), states[-1].clone()
+        return from_chunks(y, q.shape[1]).to(v.dtype), saved.states[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor | None, d_final: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, log_decay, u, states = ctx.saved_tensors
-        exact, time = log_decay.dtype, q.shape[1]
-        q_, k_, v_, log_decay_ = (to_chunks(tensor, ctx.chunk, exact) for tensor in (q, k, v, log_decay))
-        dy_ = torch.zeros_like(v_) if dy is None else to_chunks(dy, ctx.chunk, exact)
+        q, k, v, log_decay, u, *saved = ctx.saved_tensors
+        dy = torch.zeros_like(v) if dy is None else to_chunks(dy, v.shape[3], v.dtype)
         with torch.autocast(q.device.type, enabled=False):
-            grads = chunk_backward(dy_, d_final, q_.mul_(ctx.scale), k_, v_, log_decay_, u, states)
+            grads = chunk_backward(dy, d_final, q, k, v, log_decay, u, Saved(*saved))
+        dtype_q, dtype_k, dtype_v = ctx.dtypes
         return (
-            from_chunks(grads.q.mul_(ctx.scale), time).to(q.dtype),
-            from_chunks(grads.k, time).to(k.dtype),
-            from_chunks(grads.v, time).to(v.dtype),
-            from_chunks(grads.log_decay, time),
+            from_chunks(grads.q.mul_(ctx.scale), ctx.time).to(dtype_q),
+            from_chunks(grads.k, ctx.time).to(dtype_k),
+            from_chunks(grads.v, ctx.time).to(dtype_v),
+            from_chunks(grads.log_decay, ctx.time),
             grads.u,
             grads.initial_state if ctx.has_initial_state else None,
             None,

@@ -1,13 +1,19 @@
 """Copying: examples, packed rows, and the two ways of scoring on models whose answers are known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tests.tasks.sources import tokenizer_of_kind
 
+from lengthwise.checkpoints.folder import Checkpoint, load_checkpoint, save_checkpoint
 from lengthwise.data import ByteTokenizer, CopyTokenizer
 from lengthwise.errors import InputError
+from lengthwise.models.config import Mamba2Config, ModelConfig
+from lengthwise.models.lm import LanguageModel
 from lengthwise.tasks.base import Task
 from lengthwise.tasks.copying import CopyingConfig, CopyingTask, copying_tasks, example_length
+from lengthwise.train.prepare import checkpoint_tokenizer
 
 COPY = CopyTokenizer()
 
@@ -154,3 +160,9 @@ def test_errors(unchecked: None) -> None:
 
 def test_bytes_can_be_asked_too() -> None:
     assert CopyingTask().samples([0], 63, ByteTokenizer(), 0) == CopyingTask().samples([0], 63, COPY, 0)
+
+
+def test_a_checkpoint_names_its_tokenizer(tmp_path: Path) -> None:
+    config = ModelConfig(d_model=16, num_layers=1, vocab_size=COPY.vocab_size, mixer=Mamba2Config(d_state=8, headdim=8))
+    save_checkpoint(tmp_path, Checkpoint(model=LanguageModel(config), config=config, tokenizer_spec="copy", source="."))
+    assert isinstance(checkpoint_tokenizer(load_checkpoint(tmp_path)), CopyTokenizer)

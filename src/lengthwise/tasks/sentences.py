@@ -44,10 +44,13 @@ def split_sentences(text: str) -> Iterator[str]:
 
 def _ends_sentence(text: str, dot: int, following: str) -> bool:
     """Whether a dot ends a sentence, given the first character of what comes next."""
-    word = text[max(0, dot - _WORD) : dot]
-    if word.endswith("."):
+    before = text[dot - 1 : dot]
+    if before == ".":
         return False  # an ellipsis
-    initial = _INITIAL.search(word) is not None
-    if not initial and _NUMBER.search(word) is None:
+    word = text[max(0, dot - _WORD) : dot]
+    # Most dots follow a word of several letters: only the others are looked at closely.
+    initial = before.isalpha() and not text[dot - 2 : dot - 1].isalpha() and _INITIAL.search(word) is not None
+    number = not initial and not before.isalpha() and _NUMBER.search(word) is not None
+    if not (initial or number):
         return True
     return not (following.islower() or following in ";:!?" or (initial and following.isupper()))

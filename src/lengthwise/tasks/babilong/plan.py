@@ -74,7 +74,7 @@ class Plan:
     tail: str
     """The prompt after the context."""
     num_tokens: int = 0
-    """Tokens of the prompt, by the tokenizer of the run."""
+    """Tokens of the prompt, by the tokenizer it was counted with last."""
 
     def pieces(self) -> Iterator[str]:
         """The prompt, piece by piece; memory does not grow with its length, but for a number a sentence."""
@@ -124,12 +124,16 @@ class Plan:
             counter.add(text if number else text.lstrip(), tokens if number else None)
         is_first = last <= 0 and not num_before
 
+        def prompt_end(cut: str) -> str:
+            context = (cut + after).rstrip()
+            return (context.lstrip() if is_first else context) + self.tail
+
         def totals(cuts: Sequence[str]) -> list[int]:
-            contexts = [(cut + after).rstrip() for cut in cuts]
-            return counter.totals([(c.lstrip() if is_first else c) + self.tail + ending for c in contexts])
+            return counter.totals([prompt_end(cut) + ending for cut in cuts])
 
         cut, lacking = filling_prefix(self.background.last, totals, wanted)
-        return replace(self, cut=cut), lacking
+        num_tokens = wanted - lacking if not ending else counter.total(prompt_end(cut))
+        return replace(self, cut=cut, num_tokens=num_tokens), lacking
 
     def next_budget(self, budget: int, lacking: int) -> int | None:
         """Budget for a background with which the length might be met, after `cut_to_fit`; None where none would help.

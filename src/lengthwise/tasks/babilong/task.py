@@ -233,7 +233,7 @@ class BabilongTask:
             budget = following
         if best is None:
             raise self._too_short(length, tokenizer)
-        return best[0].count(tokenizer, known=measure is tokenizer)
+        return best[0] if measure is tokenizer else best[0].count(tokenizer, known=False)
 
     def _draft(
         self, story: Story, budget: int, reach: int, costs: _Costs, key: tuple[int, ...], head: str, tail: str

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from tests.tasks.sources import BABI, SHARED, shared_tokenizer
 
+from lengthwise.data import Tokenizer
 from lengthwise.data.documents import read_bytes
 from lengthwise.tasks.babilong.background import Background, as_piece, measure_background
 from lengthwise.tasks.babilong.books import Books
@@ -54,12 +55,18 @@ def wording_of(row: Row) -> Wording:
 
 
 class RowBooks(Books):
-    """The sentences of a row, in its order, as if they had just been split; the last one goes on where it was cut."""
+    """The sentences of a row, in its order, as if they had just been split; the last one goes on where it was cut.
 
-    def __init__(self, pieces: list[str]) -> None:
+    How it went on is not in the row. Behind white space that decides what its tokens are, so two ways are tried.
+    """
+
+    def __init__(self, pieces: list[str], tokenizer: Tokenizer, budget: int) -> None:
         super().__init__(["row"], ["row"], "")
         assert all(piece.startswith(" ") for piece in pieces)
-        self.drawn = [piece[1:] for piece in pieces[:-1]] + [piece[1:] + REST for piece in pieces[-1:]]
+        room = budget - sum(len(tokenizer.encode(piece)) for piece in pieces[:-1])
+        ways = [cut + rest for cut in pieces[-1:] for rest in (REST, REST.lstrip())]
+        last = [way for way in ways if tokenizer.decode(tokenizer.encode(way)[:room]) == pieces[-1]] or ways
+        self.drawn = [piece[1:] for piece in [*pieces[:-1], *last[:1]]]
 
     def sentences(self, random: np.random.Generator, num_tokens: int) -> Iterator[str]:
         yield from self.drawn
@@ -116,7 +123,7 @@ def misbuilt(row: Row) -> list[str]:
     fact_tokens = sum(len(tokenizer.encode(as_piece(fact))) for fact in story.facts)
     budget = max(0, row["n_tokens"] - fact_tokens)
     background = measure_background(
-        RowBooks(pieces), lambda: np.random.default_rng(0), tokenizer, budget, reach=max(1, budget)
+        RowBooks(pieces, tokenizer, budget), lambda: np.random.default_rng(0), tokenizer, budget, reach=max(1, budget)
     )
     plan = plan_of(row, story, background)
     if pieces:

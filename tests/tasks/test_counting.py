@@ -2,13 +2,21 @@
 
 import random
 
+import numpy as np
 import pytest
 from tests.tasks.sources import PROSE, books_text, shared_tokenizer, tokenizer_of_kind
 
 from lengthwise.data import ByteTokenizer, Tokenizer
 from lengthwise.errors import InputError
 from lengthwise.tasks import counting
-from lengthwise.tasks.counting import Counter, check_round_trip, count_tokens, filling_prefix, longest_prefix
+from lengthwise.tasks.counting import (
+    Counter,
+    PieceCounts,
+    check_round_trip,
+    count_tokens,
+    filling_prefix,
+    longest_prefix,
+)
 
 KINDS = ("bytes", "bpe", "metaspace")
 
@@ -133,3 +141,54 @@ def test_a_tokenizer_that_forgets_is_refused() -> None:
 def test_every_kind_is_a_tokenizer() -> None:
     for kind in (*KINDS, "lower"):
         assert isinstance(tokenizer_of_kind(kind), Tokenizer)
+
+
+ODD = [
+    "",
+    " ",
+    "a",
+    " a",
+    "a  b",
+    " two  spaces",
+    "tab\t x",
+    "a \n b",
+    "汉 字",
+    "e\u0301 \u0301e",
+    "x \xa0y",
+    " 12 345 6",
+    "_ _",
+]
+
+
+@pytest.mark.parametrize("name", [*KINDS, "neox", "gpt2"])
+def test_counts_by_words_are_those_of_the_texts(name: str) -> None:
+    tokenizer = shared_tokenizer(name) if name in ("neox", "gpt2") else tokenizer_of_kind(name)
+    texts = [" " + line for line in books_text(6).split(". ")] + ODD
+    counts = PieceCounts(tokenizer)
+    expected = [len(tokenizer.encode(text)) for text in texts]
+    assert counts(texts) == expected
+    assert counts(texts[::-1]) == expected[::-1]
+    assert counts([]) == []
+    # A tokenizer that marks every beginning parts nowhere; the others are counted by words.
+    assert (len(counts._joined) > counting._JOINED_MOST) == (name == "metaspace")
+    assert bool(counts._known) == (name != "metaspace")
+
+
+def test_a_space_that_tokens_reach_over_is_seen() -> None:
+    class Joining(ByteTokenizer):
+        """Bytes, but "n a" is one token."""
+
+        def encode(self, text: str) -> np.ndarray:
+            return super().encode(text.replace("n a", "*"))
+
+    counts = PieceCounts(Joining())
+    assert counts(["on a day", "a day in a row", "n o"]) == [6, 12, 3]
+    assert counts._joined == {"n a"}
+
+
+def test_words_are_forgotten_when_they_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "_KNOWN_MOST", 20)
+    counts = PieceCounts(tokenizer_of_kind("bpe"))
+    for line in books_text(4).split("\n"):
+        assert counts([line]) == [len(counts.tokenizer.encode(line))]
+        assert len(counts._known) <= 20 + len(line.split(" "))

@@ -21,7 +21,7 @@ def task(variant: str = "exact", **settings: object) -> PasskeyTask:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("more", [0, 1, 2, 3, 31, 32, 33, 1499])
+@pytest.mark.parametrize("more", [0, 1, 2, 33, 1499])
 def test_exact_prompts_have_the_exact_length(kind: str, more: int) -> None:
     tokenizer = tokenizer_of_kind(kind)
     passkey = task(depths=(0.0, 0.3, 0.77, 1.0))

@@ -23,6 +23,11 @@ _BLOCKS = 64  # counted at once, on all cores
 _CONTEXT = 96  # characters on either side of a border that must see it as one
 _BORDERS_TRIED = 40
 _DOTS = (".", "..", "...")
+_WORD_END = re.compile(r"(?<=\S) (?=\S)")
+_SEAM = re.compile(r"(?=(\S \S))")
+_AROUND = 32  # characters on either side of such a space that are tried
+_JOINED_MOST = 16  # places where tokens reach over a space, beyond which no text is counted by words
+_KNOWN_MOST = 1 << 20  # words remembered
 _FURTHER = 12  # places tried beyond the one that bisection finds
 Totals = Callable[[Sequence[str]], Sequence[int]]
 """Tokens of a whole, given each of several texts to put in it."""
@@ -58,7 +63,7 @@ class Counter:
         if tokens is not None and self._parts_before(text):
             self._close(None)
             self._counted += tokens
-            self._before = self._tail(text)
+            self._before = text
         else:
             self._waiting.append(text)
             self._waiting_len += len(text)
@@ -75,6 +80,7 @@ class Counter:
         self._close(BLOCK)
         if len(self._open) > 4 * _CONTEXT:
             self._close(len(self._open) - 2 * _CONTEXT)
+        self._before = self._tail(self._before)
         before, *counts = self._counts([self._before, *(self._before + self._open + ending for ending in endings)])
         return [self._counted - before + count for count in counts]
 
@@ -138,6 +144,59 @@ class Counter:
         """Ids of each side and of both."""
         first, second, both = (self._tokenizer.encode_batch([text])[0] for text in (left, right, left + right))
         return first, second, both
+
+
+class PieceCounts:
+    """Tokens of many texts, each by itself, without encoding words that came before.
+
+    Words are counted once where the tokenizer parts at the single spaces between them. Whether it does is looked up
+    once for each pair of characters around a space; a text with a space where it does not is encoded as a whole, and
+    every text with a tokenizer that parts at hardly any.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._known: dict[str, int] = {}
+        self._seen: set[str] = set()  # what stands around a space
+        self._joined: set[str] = set()  # of these, where tokens reach over the space
+
+    def __call__(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text."""
+        self._look_up(texts)
+        if len(self._joined) > _JOINED_MOST:
+            return self._whole(texts)
+        words: list[list[str]] = []
+        for text in texts:
+            if any(seam in text for seam in self._joined):
+                words.append([text])
+            else:
+                first, *others = _WORD_END.split(text)
+                words.append([first, *[" " + word for word in others]])
+        missing = list({word for line in words for word in line} - self._known.keys())
+        if len(self._known) + len(missing) > _KNOWN_MOST:
+            self._known.clear()
+            missing = list({word for line in words for word in line})
+        self._known.update(zip(missing, self._whole(missing), strict=True))
+        known = self._known
+        return [sum([known[word] for word in line]) for line in words]
+
+    def _whole(self, texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in self.tokenizer.encode_batch(texts)] if texts else []
+
+    def _look_up(self, texts: Sequence[str]) -> None:
+        """Try every pair of characters around a space that was not met before, where it is met."""
+        everything = "\n".join(texts)
+        new = list(set(_SEAM.findall(everything)) - self._seen)
+        self._seen.update(new)
+        spaces = [everything.index(seam) + 1 for seam in new]
+        lefts = [everything[max(0, space - _AROUND) : space] for space in spaces]
+        rights = [everything[space : space + _AROUND] for space in spaces]
+        wholes = [left + right for left, right in zip(lefts, rights, strict=True)]
+        ids = self.tokenizer.encode_batch([*lefts, *rights, *wholes]) if new else []
+        for place, seam in enumerate(new):
+            left, right, whole = ids[place], ids[place + len(new)], ids[place + 2 * len(new)]
+            if not np.array_equal(np.concatenate([left, right]), whole):
+                self._joined.add(seam)
 
 
 def count_tokens(tokenizer: Tokenizer, pieces: Iterable[str]) -> int:

@@ -12,6 +12,7 @@ from lengthwise.errors import InputError
 from lengthwise.tasks.babilong.background import MIN_SENTENCE_TOKENS, measure_background
 from lengthwise.tasks.babilong.books import Books, read_books
 from lengthwise.tasks.babilong.plan import trimmed, weave
+from lengthwise.tasks.counting import PieceCounts
 from lengthwise.tasks.sentences import split_sentences
 
 TEXT = books_text(12)
@@ -38,7 +39,9 @@ def test_rounds_are_sentences_of_a_book_without_the_first_and_the_last() -> None
 def test_background_reaches_its_budget(kind: str, budget: int) -> None:
     tokenizer = tokenizer_of_kind(kind)
     shelf = books(TEXT)
-    background = measure_background(shelf, lambda: np.random.default_rng(1), tokenizer, budget, reach=budget)
+    background = measure_background(
+        shelf, lambda: np.random.default_rng(1), PieceCounts(tokenizer), budget, reach=budget
+    )
     pieces = list(background.before_last())
     assert background.num_pieces == len(pieces) + 1
     # The same by hand, sentence by sentence.
@@ -58,7 +61,9 @@ def test_background_reaches_its_budget(kind: str, budget: int) -> None:
 
 
 def test_nothing_is_drawn_for_nothing() -> None:
-    background = measure_background(books(TEXT), lambda: np.random.default_rng(1), tokenizer_of_kind("bytes"), 0, 1)
+    background = measure_background(
+        books(TEXT), lambda: np.random.default_rng(1), PieceCounts(tokenizer_of_kind("bytes")), 0, 1
+    )
     assert background.num_pieces == 0
     assert list(background.before_last()) == list(background.starts()) == []
 
@@ -66,7 +71,9 @@ def test_nothing_is_drawn_for_nothing() -> None:
 @pytest.mark.parametrize("text", ["One. Two. Three. Four. Five.", "no end of a sentence at all", "A. B."])
 def test_books_without_a_usable_sentence(text: str) -> None:
     with pytest.raises(InputError) as caught:
-        measure_background(books(text), lambda: np.random.default_rng(1), tokenizer_of_kind("bpe"), 300, 300)
+        measure_background(
+            books(text), lambda: np.random.default_rng(1), PieceCounts(tokenizer_of_kind("bpe")), 300, 300
+        )
     assert caught.value.expected == "books with sentences of 10 tokens or more, for a background of 300 tokens"
     assert caught.value.got == f"1 books of {len(text)} characters without one that can be used"
     assert caught.value.where == "book 0"

@@ -29,6 +29,7 @@ from lengthwise.tasks.babilong.plan import Plan, trimmed, weave
 from lengthwise.tasks.babilong.score import LABELS, contains, official
 from lengthwise.tasks.babilong.stories import Story, least_budget, read_file
 from lengthwise.tasks.babilong.wording import TEMPLATE, Parts, Wording, official_wording
+from lengthwise.tasks.counting import PieceCounts
 
 GOLDEN = Path(os.environ.get("LENGTHWISE_BABILONG_GOLDEN", SHARED / "babilong" / "golden.jsonl.gz"))
 SCORES = Path(os.environ.get("LENGTHWISE_BABILONG_SCORES", SHARED / "babilong" / "metric_golden.jsonl.gz"))
@@ -123,7 +124,11 @@ def misbuilt(row: Row) -> list[str]:
     fact_tokens = sum(len(tokenizer.encode(as_piece(fact))) for fact in story.facts)
     budget = max(0, row["n_tokens"] - fact_tokens)
     background = measure_background(
-        RowBooks(pieces, tokenizer, budget), lambda: np.random.default_rng(0), tokenizer, budget, reach=max(1, budget)
+        RowBooks(pieces, tokenizer, budget),
+        lambda: np.random.default_rng(0),
+        PieceCounts(tokenizer),
+        budget,
+        reach=max(1, budget),
     )
     plan = plan_of(row, story, background)
     if pieces:

@@ -41,7 +41,7 @@ def context_of(sample: Sample) -> str:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["qa1", "qa8"])
-@pytest.mark.parametrize("more", [0, 1, 2, 3, 17, 400, 1500])
+@pytest.mark.parametrize("more", [0, 1, 2, 400, 1500])
 def test_prompt_and_budget_are_exactly_the_length(babi: str, kind: str, name: str, more: int) -> None:
     tokenizer, babilong = tokenizer_of_kind(kind), task(babi, name)
     assert isinstance(babilong, Task)

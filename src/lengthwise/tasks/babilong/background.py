@@ -14,9 +14,9 @@ from itertools import islice
 
 import numpy as np
 
-from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.errors import InputError
 from lengthwise.tasks.babilong.books import Books
+from lengthwise.tasks.counting import PieceCounts
 
 MIN_SENTENCE_TOKENS = 10
 """Shorter sentences of a book are left out."""
@@ -75,14 +75,14 @@ class Background:
 
 
 def measure_background(
-    books: Books, draw: Callable[[], np.random.Generator], tokenizer: Tokenizer, budget: int, reach: int
+    books: Books, draw: Callable[[], np.random.Generator], counts_of: PieceCounts, budget: int, reach: int
 ) -> Background:
     """Draw sentences of at least `MIN_SENTENCE_TOKENS` until they reach a budget.
 
     Args:
         books: where they are from.
         draw: makes the generator that draws them.
-        tokenizer: what the budget is measured with, piece by piece.
+        counts_of: measures the budget, piece by piece.
         budget: tokens wanted; nothing is drawn where it is not positive.
         reach: tokens for which text is taken from a book at a time.
     Raises:
@@ -97,7 +97,7 @@ def measure_background(
         # A sentence of prose has some 25 tokens: about as many are read as will be needed.
         drawn = list(islice(stream, min(_BATCH, 8 + (budget - total) // 20)))
         pieces = [as_piece(sentence) for sentence in drawn if sentence]
-        counts = iter([len(ids) for ids in tokenizer.encode_batch(pieces)] if pieces else [])
+        counts = iter(counts_of(pieces))
         for sentence in drawn:
             if not sentence:  # the end of a round
                 fruitless += 1

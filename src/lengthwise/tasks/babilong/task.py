@@ -27,7 +27,7 @@ from lengthwise.tasks.babilong.score import FLOORS, LABELS, SCORERS
 from lengthwise.tasks.babilong.stories import Story, StoryFile, check_task, least_budget, read_task
 from lengthwise.tasks.babilong.wording import Wording, official_wording, own_wording
 from lengthwise.tasks.base import Sample, Score, sample_id
-from lengthwise.tasks.counting import check_round_trip
+from lengthwise.tasks.counting import PieceCounts, check_round_trip
 from lengthwise.tasks.rows import answer_rows
 
 _FITTING_ROUNDS = 6  # how often the background may be measured anew until the prompt has its exact length
@@ -244,7 +244,7 @@ class BabilongTask:
         def draw() -> np.random.Generator:
             return numpy_rng(seed, f"{self.name}/background", *indices)
 
-        background = measure_background(self.books, draw, costs.tokenizer, budget, reach)
+        background = measure_background(self.books, draw, costs.pieces, budget, reach)
         low, high = self._places(background, budget, costs.facts[story.index])
         random = numpy_rng(seed, f"{self.name}/positions", *indices)
         places = random.integers(low, high + 1, size=len(story.facts))
@@ -294,6 +294,7 @@ class _Costs:
 
     def __init__(self, config: BabilongConfig, wording: Wording, stories: list[Story], tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
+        self.pieces = PieceCounts(tokenizer)
         frames = ["".join(wording.frame(config.task, story.question.strip())) for story in stories]
         texts = sorted({as_piece(fact) for story in stories for fact in story.facts} | set(frames))
         tokens = {text: len(ids) for text, ids in zip(texts, tokenizer.encode_batch(texts), strict=True)}

@@ -129,6 +129,28 @@ def test_a_budget_can_change_in_the_middle_of_a_stream():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, {"window": 3}], ids=str)
+def test_a_state_whose_slots_were_dropped_starts_anew(changes):
+    # As State Passing leaves it: the position is passed on, keys and values are not.
+    mixer, u, lengths = build(**changes), normal(3, 9, WIDTH, seed=2), torch.tensor([9, 2, 0])
+    empty = u.new_zeros(3, 0, 4, 4)
+    used = AttentionState(keys=empty, values=empty, position=torch.tensor([7, 90, 1]))
+    (expected, after), (actual, new) = mixer(u, None, lengths), mixer(u, used, lengths)
+    for row, length in enumerate(lengths):
+        assert torch.equal(actual[row, :length], expected[row, :length])
+    more = normal(3, 4, WIDTH, seed=3)
+    assert torch.equal(mixer(more, new)[0], mixer(more, after)[0])
+
+
+@torch.no_grad()
+def test_the_position_is_counted_on_where_no_slot_is_ever_kept():
+    mixer = build()
+    mixer.budget = 0
+    _, state = in_pieces(mixer, normal(2, 9, WIDTH, seed=2), [4, 5])
+    assert state.position.tolist() == [9, 9]
+
+
+@torch.no_grad()
 def test_memory_of_a_stream_with_a_budget_is_constant():
     mixer, state, sizes = build(torch.float32, num_kv_heads=1), None, set()
     mixer.budget = 8

@@ -119,3 +119,21 @@ def test_pieces_equal_the_peers_one_pass(peer) -> None:
             output = ours(piece, state)
             state, logits = output.state, [*logits, output.logits]
         assert_close("logits", torch.cat(logits, dim=1), peer(batch, use_cache=False).logits, 1e-5)
+
+
+def test_documents_packed_behind_a_passed_state_equal_separate_ones() -> None:
+    # What State Passing hands on: the recurrent state and the position, no keys.
+    model, batch = LanguageModel(config(window_reaches=True), seed=3).double().eval(), tokens(20)
+    resets = torch.zeros(2, 20, dtype=torch.bool)
+    resets[0, 3], resets[1, 15] = True, True
+    with torch.no_grad():
+        passed = model(tokens(30)).state.only("recurrent", "position")
+        packed = model(batch, passed, resets=resets)
+        for row, cut in enumerate((3, 15)):
+            own = passed.rows(torch.tensor([row]))
+            begun, fresh = model(batch[row : row + 1, :cut], own), model(batch[row : row + 1, cut:])
+            assert_close("continued", packed.hidden[row, :cut], begun.hidden[0], 1e-11)
+            assert_close("fresh", packed.hidden[row, cut:], fresh.hidden[0], 1e-11)
+        forgetful = passed.map("position", torch.zeros_like)
+        assert relative_rms(model(batch, forgetful).hidden, model(batch).hidden) == 0, "reset at position 0"
+        assert relative_rms(model(batch, passed).hidden, model(batch).hidden) > 1e-3

@@ -248,7 +248,7 @@ def test_a_window_shows_each_block_what_it_reaches_and_little_more(reach, held, 
         done = queries.stop
         assert span.start == max(0, held + queries.start - reach + 1)
         assert span.stop == held + queries.stop
-        assert span.stop - span.start <= reach - 1 + max(64, reach / 2)
+        assert span.stop - span.start <= reach - 1 + max(64, reach / 4)
         assert (queries.stop - queries.start) * (span.stop - span.start) <= blocks.MASK_NUMBERS
     assert done == time
 

@@ -26,7 +26,7 @@ class AttentionState(MixerState):
     values: Tensor = tensor_field("attention")
     """[B, S, G, K]."""
     position: Tensor = tensor_field("position")
-    """[B]: tokens read so far."""
+    """[B]: tokens read so far, or since the slots were dropped."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,16 @@ class Attention(Mixer):
                 state.conv if isinstance(state, ConvAttentionState) else None,
                 lengths=lengths,
             )
+        past = None if state is None else Past(state.keys, state.values, state.position)
+        if past is not None and past.keys.shape[1] == 0 and self.reach() != 1:
+            # Nothing was read, or an intervention dropped all of it. Positions then begin at 0 again: only distances
+            # count, and rows with and without a past can lie side by side, whatever was read before.
+            past = None
         heads = qkv.view(*qkv.shape[:2], sum(self.heads), self.head_dim)
         turned, v = heads.split([self.heads[0] + self.heads[1], self.heads[2]], dim=2)
-        position = None if state is None else state.position
+        position = None if past is None else past.position
         turned = rotate(turned, position, rotary_dim=self.rotary_dim, base=self.config.rotary_base)
         q, k = turned.split(self.heads[:2], dim=2)
-        past = None if state is None else Past(state.keys, state.values, state.position)
         y, new = attention(q, k, v, past, reach=self.reach(), lengths=lengths)
         out = self.out_proj(y.flatten(2))
         if conv is None:

@@ -18,6 +18,7 @@ CLAIMS = {
     "measure-stream": ("measure_stream", "run"),
     "remembrance": ("remembrance", "run"),
     "babilong-1m": ("babilong", "run"),
+    "griffin": ("griffin", "run"),
     "demo": ("demo", "run"),
 }
 

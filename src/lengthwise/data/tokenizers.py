@@ -122,7 +122,8 @@ class HFTokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
-        self._description: dict[str, Any] = description
+        self.description: dict[str, Any] = description
+        """The file as parsed."""
         self._vocab: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         if not self._vocab:
             raise InputError(
@@ -165,9 +166,7 @@ class HFTokenizer:
         """
         sizes = np.zeros(self.vocab_size, dtype=np.int64)
         added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
-        byte_level = "ByteLevel" in json.dumps(
-            [self._description.get("decoder"), self._description.get("pre_tokenizer")]
-        )
+        byte_level = "ByteLevel" in json.dumps([self.description.get("decoder"), self.description.get("pre_tokenizer")])
         for token, index in self._vocab.items():
             if token in added:
                 sizes[index] = len(token.encode("utf-8"))

@@ -1,0 +1,411 @@
+"""Haystacks: how needles are put among sentences, among one line repeated, or among other needles.
+
+Each fills a prompt to a number of tokens that it adds up; see `lengthwise.tasks.tokens` for when the sum is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.tasks.draws import Draws
+from lengthwise.tasks.passages import Part, Passage, Shared, Slice
+from lengthwise.tasks.ruler.names import Kind, some_names
+from lengthwise.tasks.ruler.wording import Template
+from lengthwise.tasks.tokens import TokenCounter
+from lengthwise.tasks.words import WordLists
+
+_FULL = 0.98  # share of the room from which on nothing better is looked for
+_BEGINS = 6
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A sentence to hide, and where: at `depth` (0-1) of the haystack."""
+
+    text: str
+    key: str
+    value: str
+    depth: float
+    asked: bool
+
+
+class Stack:
+    """A haystack that needles are put into. `start` is whatever `begin` drew for a sample."""
+
+    def __init__(self, counter: TokenCounter) -> None:
+        self.counter = counter
+
+    def begin(self, draws: Draws, needles: list[Needle]) -> Any:
+        """What a sample needs to know of its haystack before it is laid out."""
+        raise NotImplementedError
+
+    def assemble(
+        self, start: Any, needles: list[Needle], template: Template, room: int
+    ) -> tuple[tuple[Part, ...], int]:
+        """The longest prompt whose parts add up to at most `room` tokens, and what they add up to."""
+        raise NotImplementedError
+
+    def exact(self, needles: list[Needle], template: Template) -> bool:
+        """Whether the sum is the number of tokens of the whole."""
+        raise NotImplementedError
+
+    def facts(self, start: Any) -> dict[str, Any]:
+        """For `meta`."""
+        return {}
+
+
+@dataclass
+class Begins:
+    """Sentences a haystack may begin with: the next one where a short prompt is filled badly from the one before."""
+
+    places: list[int]
+    taken: int = 0
+
+
+class ProseStack(Stack):
+    """Sentences in a row, from a sentence drawn for each sample; after the last comes the first."""
+
+    def __init__(self, counter: TokenCounter, passage: Passage, counts: NDArray[np.int64]) -> None:
+        super().__init__(counter)
+        self.passage = passage
+        self.sums = np.concatenate([[0], np.cumsum(counts)])
+        self.total = int(self.sums[-1])
+
+    def begin(self, draws: Draws, needles: list[Needle]) -> Begins:
+        return Begins(draws.integers(len(self.passage), _BEGINS).tolist())
+
+    def facts(self, start: Begins) -> dict[str, Any]:
+        return {"first_sentence": start.taken}
+
+    def exact(self, needles: list[Needle], template: Template) -> bool:
+        return self.counter.additive and all(_plain_ends(needle.text) for needle in needles)
+
+    def tokens(self, start: int, count: int) -> int:
+        """Tokens of so many sentences from `start` on."""
+        rounds, rest = divmod(count, len(self.passage))
+        stop = start + rest
+        over = stop - len(self.passage)
+        some = self.sums[stop] - self.sums[start] if over <= 0 else self.total - self.sums[start] + self.sums[over]
+        return rounds * self.total + int(some)
+
+    def fitting(self, start: int, room: int) -> int:
+        """The most sentences from `start` on that are at most `room` tokens."""
+        rounds, rest = divmod(max(room, 0), self.total)
+        target = int(self.sums[start]) + rest
+        if target < self.total:
+            some = int(np.searchsorted(self.sums, target, side="right")) - 1 - start
+        else:
+            some = len(self.passage) - start + int(np.searchsorted(self.sums, target - self.total, side="right")) - 1
+        return rounds * len(self.passage) + some
+
+    def assemble(
+        self, start: Begins, needles: list[Needle], template: Template, room: int
+    ) -> tuple[tuple[Part, ...], int]:
+        best: tuple[tuple[Part, ...], int] | None = None
+        for begin in start.places:
+            parts, total, first = self._from(begin, needles, template, room)
+            if best is None or (total <= room and total > best[1]):
+                best, start.taken = (parts, total), first
+            if best[1] >= room * _FULL:
+                break
+        assert best is not None
+        return best
+
+    def _from(
+        self, start: int, needles: list[Needle], template: Template, room: int
+    ) -> tuple[tuple[Part, ...], int, int]:
+        """The longest prompt whose haystack begins with a sentence, its tokens, and the sentence it begins with."""
+        count = self.counter.counts
+        texts = [needle.text for needle in needles]
+        hidden = int(count([f" {text}" for text in texts]).sum())
+        around = self.counter.count(template.before) + self.counter.count(template.ending)
+        start, number = self._enough(start, room - hidden - around)
+        number += 1  # the estimate of `around` may be too high by a token or two
+        while True:
+            gaps = self._gaps(start, number, needles)
+            order = sorted(range(len(needles)), key=lambda j: (gaps[j], needles[j].depth, j))
+            first = texts[order[0]] if gaps[order[0]] == 0 else self.passage.units[start]
+            last = texts[order[-1]] if gaps[order[-1]] == number else self._unit(start + number - 1)
+            opening, alone, closing, bare = count(
+                [template.before + first, f" {first}", f" {last}{template.ending}", f" {last}"]
+            ).tolist()
+            total = self.tokens(start, number) + hidden + opening - alone + closing - bare
+            if total <= room or number == 1:
+                break
+            number -= 1
+        pieces: list[list[Part]] = []
+        done = 0
+        for j in order:
+            if gaps[j] > done:
+                pieces.append(self._slices(start, done, gaps[j]))
+                done = gaps[j]
+            pieces.append([texts[j]])
+        if done < number:
+            pieces.append(self._slices(start, done, number))
+        parts: list[Part] = [template.before]
+        for place, piece in enumerate(pieces):
+            parts.extend(piece if place == 0 else [self.passage.joint, *piece])
+        parts.append(template.ending)
+        return tuple(parts), int(total), start
+
+    def _enough(self, start: int, room: int) -> tuple[int, int]:
+        """The first start from `start` on whose first sentence fits, and how many sentences fit there."""
+        for shift in range(len(self.passage)):
+            begin = (start + shift) % len(self.passage)
+            number = self.fitting(begin, room)
+            if number:
+                return begin, number
+        return start, 0
+
+    def _unit(self, place: int) -> str:
+        return self.passage.units[place % len(self.passage)]
+
+    def _gaps(self, start: int, number: int, needles: list[Needle]) -> list[int]:
+        """For each needle, before which sentence it stands: where as near as can be its share of the tokens is past."""
+        total = self.tokens(start, number)
+        gaps = []
+        for needle in needles:
+            target = needle.depth * total
+            gap = min(self.fitting(start, int(target)), number)
+            if gap < number and self.tokens(start, gap + 1) - target < target - self.tokens(start, gap):
+                gap += 1
+            gaps.append(gap)
+        return gaps
+
+    def _slices(self, start: int, first: int, stop: int) -> list[Part]:
+        """Sentences first..stop-1 counted from `start`, with the joints between them."""
+        size = len(self.passage)
+        parts: list[Part] = []
+        place, end = start + first, start + stop
+        while place < end:
+            inside = place % size
+            upto = min(size, inside + end - place)
+            if parts:
+                parts.append(self.passage.joint)
+            parts.append(self.passage.run(inside, upto))
+            place += upto - inside
+        return parts
+
+
+class LineStack(Stack):
+    """One line, again and again."""
+
+    def __init__(self, counter: TokenCounter, line: str, length: int) -> None:
+        super().__init__(counter)
+        self.line = line
+        self.tokens = counter.count(line + "\n")
+        self.shared = Shared((line + "\n") * (length // self.tokens + 2))
+
+    def begin(self, draws: Draws, needles: list[Needle]) -> None:
+        return None
+
+    def exact(self, needles: list[Needle], template: Template) -> bool:
+        return self.counter.additive and _lines_add_up(self.counter, [self.line, *(n.text for n in needles)])
+
+    def assemble(
+        self, start: None, needles: list[Needle], template: Template, room: int
+    ) -> tuple[tuple[Part, ...], int]:
+        texts = [needle.text for needle in needles]
+        hidden = int(self.counter.counts([text + "\n" for text in texts]).sum())
+        around = self.counter.count(template.before) + self.counter.count(template.ending)
+        number = max(1, (room - hidden - around) // self.tokens + 1)
+        while True:
+            gaps = [int(needle.depth * number + 0.5) for needle in needles]
+            order = sorted(range(len(needles)), key=lambda j: (gaps[j], needles[j].depth, j))
+            first = texts[order[0]] if gaps[order[0]] == 0 else self.line
+            last = texts[order[-1]] if gaps[order[-1]] == number else self.line
+            opening, alone, closing, bare = self.counter.counts(
+                [f"{template.before}{first}\n", f"{first}\n", last + template.ending, f"{last}\n"]
+            ).tolist()
+            total = number * self.tokens + hidden + opening - alone + closing - bare
+            if total <= room or number == 1:
+                break
+            number -= 1
+        parts: list[Part] = [template.before]
+        done = 0
+        for j in order:
+            if gaps[j] > done:
+                parts.append(self._lines(gaps[j] - done))
+                done = gaps[j]
+            parts.append(f"{texts[j]}\n")
+        if done < number:
+            parts.append(self._lines(number - done))
+        _drop_last_break(parts)
+        parts.append(template.ending)
+        return tuple(parts), int(total)
+
+    def _lines(self, count: int) -> Slice:
+        return Slice(self.shared, 0, count * (len(self.line) + 1))
+
+
+class NeedleStack(Stack):
+    """Needles of other keys."""
+
+    def __init__(self, counter: TokenCounter, form: NeedleForm) -> None:
+        super().__init__(counter)
+        self.form = form
+
+    def begin(self, draws: Draws, needles: list[Needle]) -> Distractors:
+        return Distractors(self.form, draws)
+
+    def exact(self, needles: list[Needle], template: Template) -> bool:
+        return self.counter.additive and _lines_add_up(self.counter, [n.text for n in needles])
+
+    def assemble(
+        self, start: Distractors, needles: list[Needle], template: Template, room: int
+    ) -> tuple[tuple[Part, ...], int]:
+        hidden = int(self.counter.counts([needle.text + "\n" for needle in needles]).sum())
+        around = self.counter.count(template.before) + self.counter.count(template.ending)
+        number = max(1, start.fitting(room - hidden - around) + 1)
+        while True:
+            lines, edges = self._laid_out(start.lines(number), needles, template)
+            total = start.tokens(number) + hidden + edges
+            if total <= room or number == 1:
+                break
+            number -= 1
+        if total < room * _FULL:
+            # A line is much of a short prompt: another last line may fill it better.
+            last = start.tokens(number) - start.tokens(number - 1)
+            longer = start.longest(number, last + room - total)
+            if longer is not None and longer[1] > last:
+                other, edges = self._laid_out([*start.lines(number - 1), longer[0]], needles, template)
+                swapped = start.tokens(number - 1) + longer[1] + hidden + edges
+                if swapped <= room:
+                    lines, total = other, swapped
+        return (template.before + "\n".join(lines) + template.ending,), int(total)
+
+    def _laid_out(self, lines: list[str], needles: list[Needle], template: Template) -> tuple[list[str], int]:
+        """The lines with the needles among them, and the tokens of the edges beyond those of the lines there."""
+        number = len(lines)
+        gaps = [int(needle.depth * number + 0.5) for needle in needles]
+        lines = lines.copy()
+        for j in sorted(range(len(needles)), key=lambda j: (gaps[j], needles[j].depth, j), reverse=True):
+            lines.insert(gaps[j], needles[j].text)
+        opening, alone, closing, bare = self.counter.counts(
+            [f"{template.before}{lines[0]}\n", f"{lines[0]}\n", lines[-1] + template.ending, f"{lines[-1]}\n"]
+        ).tolist()
+        return lines, opening - alone + closing - bare
+
+
+class Distractors:
+    """The other needles of one sample, drawn as they are needed."""
+
+    _BATCH = 64
+
+    def __init__(self, form: NeedleForm, draws: Draws) -> None:
+        self._form = form
+        self._draws = draws
+        self._lines: list[str] = []
+        self._sums: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
+
+    def _draw(self, count: int) -> None:
+        lines, tokens = self._form.draw(self._draws, -(-count // self._BATCH) * self._BATCH)
+        self._lines.extend(lines)
+        self._sums = np.concatenate([self._sums, self._sums[-1] + np.cumsum(tokens)])
+
+    def fitting(self, room: int) -> int:
+        """The most lines that are at most `room` tokens."""
+        while self._sums[-1] <= room:
+            have = len(self._lines)
+            mean = self._sums[-1] / have if have else self._form.typical
+            self._draw(max(1, int((room - self._sums[-1]) / mean) + 2))
+        return int(np.searchsorted(self._sums, room, side="right")) - 1
+
+    def lines(self, count: int) -> list[str]:
+        """The first `count` lines."""
+        if count > len(self._lines):
+            self._draw(count - len(self._lines))
+        return self._lines[:count]
+
+    def longest(self, first: int, room: int) -> tuple[str, int] | None:
+        """Of the lines after the first `first`, the one with the most tokens up to `room`."""
+        while len(self._lines) < first + self._BATCH:
+            self._draw(self._BATCH)
+        sizes = np.diff(self._sums)[first : first + self._BATCH]
+        sizes = np.where(sizes <= room, sizes, -1)
+        place = int(sizes.argmax())
+        return None if sizes[place] < 0 else (self._lines[first + place], int(sizes[place]))
+
+    def tokens(self, count: int) -> int:
+        """Their tokens, each line with its break."""
+        return int(self._sums[count])
+
+
+class NeedleForm:
+    """Draws needles and counts them: what is the same in all of them is counted once.
+
+    Args:
+        sentence: with ``{0}`` for the key and ``{1}`` for the value.
+        kinds: of key and value.
+    """
+
+    def __init__(self, counter: TokenCounter, words: WordLists, sentence: str, kinds: tuple[Kind, Kind]) -> None:
+        self._counter = counter
+        self._words = words
+        self._sentence = sentence
+        self._kinds = kinds
+        key, value = (some_names(Draws(0, "typical"), kind, 1, words)[0] for kind in kinds)
+        line = sentence.format(key, value) + "\n"
+        whole, first, second = counter.counts([line, f" {key}", f" {value}"]).tolist()
+        self.typical = int(whole)
+        """Tokens of one needle with its line break."""
+        self._fixed = int(whole - first - second)
+        self._in_parts = counter.additive and _stand_apart(sentence.format("\0", "\1") + "\n")
+        self._word_counts: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    def draw(self, draws: Draws, count: int) -> tuple[list[str], NDArray[np.int64]]:
+        """Needles and the tokens of each with its line break."""
+        columns: list[list[str]] = []
+        tokens = np.full(count, self._fixed, dtype=np.int64)
+        for kind in self._kinds:
+            if kind == "word" and self._in_parts:
+                names, some = self._draw_words(draws, count)
+                tokens += some
+            else:
+                names = some_names(draws, kind, count, self._words)
+                if self._in_parts:
+                    tokens += self._counter.counts_of_names(names)
+            columns.append(names)
+        lines = list(map(self._sentence.format, *columns))
+        return lines, tokens if self._in_parts else self._counter.counts([line + "\n" for line in lines])
+
+    def _draw_words(self, draws: Draws, count: int) -> tuple[list[str], NDArray[np.int64]]:
+        words = self._words
+        if self._word_counts is None:
+            self._word_counts = (
+                self._counter.counts([f" {word}" for word in words.adjectives]),
+                self._counter.counts([f"-{word}" for word in words.nouns]),
+            )
+        adjectives = draws.integers(len(words.adjectives), count)
+        nouns = draws.integers(len(words.nouns), count)
+        tokens = self._word_counts[0][adjectives] + self._word_counts[1][nouns]
+        pairs = zip(adjectives.tolist(), nouns.tolist(), strict=True)
+        return [f"{words.adjectives[a]}-{words.nouns[n]}" for a, n in pairs], tokens
+
+
+def _stand_apart(line: str) -> bool:
+    """Whether key and value, here two marks, stand behind a space and before a space or a mark that ends the line."""
+    for mark in "\0\1":
+        before, _, after = line.partition(mark)
+        space = len(before) > 1 and before[-1] == " " and not before[-2].isspace()
+        ends = after in (".\n", ",\n", ":\n", "\n") or (after[0] == " " and not after[1].isspace())
+        if not (line.count(mark) == 1 and space and ends):
+            return False
+    return True
+
+
+def _plain_ends(text: str) -> bool:
+    return bool(text) and text == text.strip()
+
+
+def _lines_add_up(counter: TokenCounter, lines: list[str]) -> bool:
+    return all(_plain_ends(line) and counter.meet("x\n", line) and counter.meet(line + "\n", "x") for line in lines)
+
+
+def _drop_last_break(parts: list[Part]) -> None:
+    last = parts[-1]
+    parts[-1] = last[:-1] if isinstance(last, str) else Slice(last.source, last.start, last.stop - 1)

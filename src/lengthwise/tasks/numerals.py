@@ -51,12 +51,8 @@ class Numerals:
         pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
         return cls([(a, b) for a, b in pairs])
 
-    def fits(self, text: str) -> bool:
-        """Whether `counts` can take this text."""
-        return len(text) <= _WIDTH and text.isascii() and text.removeprefix(" ").isdigit()
-
     def counts(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Tokens of each text, [len(texts)]."""
+        """Tokens of each text, [len(texts)]: digits, up to 15 of them, with or without a space before."""
         letters = np.array([text.encode() for text in texts], dtype=f"S{_WIDTH}").view(np.uint8)
         symbols = self._of_byte[letters.reshape(len(texts), _WIDTH)]
         columns = np.arange(_WIDTH)

@@ -67,7 +67,12 @@ def _grid(name: str, library: Library, parameters: Parameters) -> Task:
     if "depth" in values:
         values["depth"] = _number(values["depth"], name, "depth")
     same_at_all_depths = ",".join(f"{key}={value}" for key, value in sorted(values.items()) if key != "depth")
-    return NeedleTask(name, library, NeedleConfig(**values), purpose=f"niah_grid:{same_at_all_depths}")
+    try:
+        config = NeedleConfig(**values)
+    except InputError as error:
+        where = f"{error.where} of the task {name}"
+        raise InputError(expected=error.expected, got=error.got, where=where, fix=error.fix) from error
+    return NeedleTask(name, library, config, purpose=f"niah_grid:{same_at_all_depths}")
 
 
 def _number(text: str, name: str, key: str) -> float:

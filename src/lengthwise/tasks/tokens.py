@@ -37,6 +37,7 @@ _PIECES = re.compile(r"[ -]?[A-Za-z]+|[ -]?[0-9]+|[.,:\n]+")
 _PIECES_OF_THREE = re.compile(r"[ -]?[A-Za-z]+|[ -]?[0-9]{1,3}|[.,:\n]+")
 _COMPOUND_LEN = 12  # shorter words are kept whole: they come again
 _KEPT = 300_000  # most pieces that are remembered
+_NUMBER = re.compile(r" ?[0-9]{1,15}")
 _CUT_INSIDE = re.compile(r"[\s0-9.,:\-]")  # what a cut can have on one of its sides
 _RARE = re.compile(r"\d{6}")  # too many to come again
 
@@ -90,7 +91,7 @@ class TokenCounter:
             return np.fromiter((len(t) if t.isascii() else len(t.encode()) for t in texts), np.int64, len(texts))
         if not self.additive:
             return np.array(self.whole(texts), dtype=np.int64)
-        return self._summed([self._cut(text) for text in texts])
+        return self._summed(self._cut(texts))
 
     def counts_of_names(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Tokens of each name behind a space, [len(names)]. Names are letters, digits and single hyphens inside."""
@@ -118,10 +119,9 @@ class TokenCounter:
 
     def _new_pieces(self, pieces: list[str]) -> dict[str, int]:
         """Tokens of pieces that are not known yet."""
-        numbers = [] if self._numerals is None else [piece for piece in pieces if self._numerals.fits(piece)]
-        if len(numbers) < 8:
+        numbers = [] if self._numerals is None else [piece for piece in pieces if _NUMBER.fullmatch(piece)]
+        if self._numerals is None or len(numbers) < 8:
             return dict(zip(pieces, self.whole(pieces), strict=True))
-        assert self._numerals is not None
         counted = dict(zip(numbers, self._numerals.counts(numbers).tolist(), strict=True))
         others = [piece for piece in pieces if piece not in counted]
         counted.update(zip(others, self.whole(others) if others else (), strict=True))
@@ -171,26 +171,28 @@ class TokenCounter:
             summed += open_known
         return summed + int(self.counts(texts).sum())
 
-    def _cut(self, text: str) -> list[str]:
-        """Pieces of a text whose tokens add up."""
-        if any(token in text for token in self._takes_space):
-            return [text]
-        if _IRREGULAR.search(text) is None:
-            words = text.split(" ")
-        else:
-            words = _CUT.split(text)
-        pieces = []
-        space = ""
-        for word in words:
-            word = space + word
-            space = " "
-            if not word:
+    def estimate(self, pieces: Sequence[str]) -> int:
+        """`total` where counts add up; elsewhere the sum of the pieces, which is near it and quickly found."""
+        return self.total(pieces) if self.additive else int(self.counts(pieces).sum())
+
+    def _cut(self, texts: Sequence[str]) -> list[list[str]]:
+        """Of each text, pieces whose tokens add up."""
+        known, takes_space = self._known, self._takes_space
+        cut: list[list[str]] = []
+        for text in texts:
+            if takes_space and any(token in text for token in takes_space):
+                cut.append([text])
                 continue
-            if len(word) > _COMPOUND_LEN and word not in self._known and _COMPOUND.fullmatch(word):
-                pieces.extend(self._pieces.findall(word))
-            else:
-                pieces.append(word)
-        return pieces
+            first, *others = text.split(" ") if _IRREGULAR.search(text) is None else _CUT.split(text)
+            words = [first, *[f" {word}" for word in others]] if first else [f" {word}" for word in others]
+            pieces: list[str] = []
+            for word in words:
+                if len(word) > _COMPOUND_LEN and word not in known and _COMPOUND.fullmatch(word):
+                    pieces.extend(self._pieces.findall(word))
+                else:
+                    pieces.append(word)
+            cut.append(pieces)
+        return cut
 
 
 def adds_up(description: dict[str, Any]) -> bool:

@@ -165,6 +165,7 @@ def official_wording(folder: Path, model_template: str = "base") -> Wording:
         fwe=read("fwe"),
         qa=read("qa"),
         document=document.replace("{i}", "{number}").replace("{document}", "{text}"),
+        empty_pieces=True,
         budgets={family: _budget(tasks[name], name, where) for family, name in _FAMILIES.items()},
         source={"model_template": model_template, "files": json.loads(json.dumps(checkout.hashes, sort_keys=True))},
     )

@@ -5,6 +5,7 @@ Each fills a prompt to a number of tokens that it adds up; see `lengthwise.tasks
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +70,10 @@ class Begins:
 class ProseStack(Stack):
     """Sentences in a row, from a sentence drawn for each sample; after the last comes the first."""
 
-    def __init__(self, counter: TokenCounter, passage: Passage, counts: NDArray[np.int64]) -> None:
+    def __init__(self, counter: TokenCounter, passage: Passage, counts: NDArray[np.int64], empty: bool = False) -> None:
         super().__init__(counter)
         self.passage = passage
+        self.empty = empty
         self.sums = np.concatenate([[0], np.cumsum(counts)])
         self.total = int(self.sums[-1])
 
@@ -82,7 +84,7 @@ class ProseStack(Stack):
         return {"first_sentence": start.taken}
 
     def exact(self, needles: list[Needle], template: Template) -> bool:
-        return self.counter.additive and all(_plain_ends(needle.text) for needle in needles)
+        return self.counter.additive
 
     def tokens(self, start: int, count: int) -> int:
         """Tokens of so many sentences from `start` on."""
@@ -128,29 +130,13 @@ class ProseStack(Stack):
         while True:
             gaps = self._gaps(start, number, needles)
             order = sorted(range(len(needles)), key=lambda j: (gaps[j], needles[j].depth, j))
-            first = texts[order[0]] if gaps[order[0]] == 0 else self.passage.units[start]
-            last = texts[order[-1]] if gaps[order[-1]] == number else self._unit(start + number - 1)
-            opening, alone, closing, bare = count(
-                [template.before + first, f" {first}", f" {last}{template.ending}", f" {last}"]
-            ).tolist()
-            total = self.tokens(start, number) + hidden + opening - alone + closing - bare
+            hidden_at = [(gaps[j], texts[j]) for j in order]
+            context = among_sentences(self.passage, start, number, hidden_at, empty=self.empty)
+            parts = (template.before, *context, template.ending)
+            total = count_sentences(self.counter, parts, self.passage, self.sums)
             if total <= room or number == 1:
-                break
+                return parts, total, start
             number -= 1
-        pieces: list[list[Part]] = []
-        done = 0
-        for j in order:
-            if gaps[j] > done:
-                pieces.append(self._slices(start, done, gaps[j]))
-                done = gaps[j]
-            pieces.append([texts[j]])
-        if done < number:
-            pieces.append(self._slices(start, done, number))
-        parts: list[Part] = [template.before]
-        for place, piece in enumerate(pieces):
-            parts.extend(piece if place == 0 else [self.passage.joint, *piece])
-        parts.append(template.ending)
-        return tuple(parts), int(total), start
 
     def _enough(self, start: int, room: int) -> tuple[int, int]:
         """The first start from `start` on whose first sentence fits, and how many sentences fit there."""
@@ -160,9 +146,6 @@ class ProseStack(Stack):
             if number:
                 return begin, number
         return start, 0
-
-    def _unit(self, place: int) -> str:
-        return self.passage.units[place % len(self.passage)]
 
     def _gaps(self, start: int, number: int, needles: list[Needle]) -> list[int]:
         """For each needle, before which sentence it stands: where as near as can be its share of the tokens is past."""
@@ -175,20 +158,6 @@ class ProseStack(Stack):
                 gap += 1
             gaps.append(gap)
         return gaps
-
-    def _slices(self, start: int, first: int, stop: int) -> list[Part]:
-        """Sentences first..stop-1 counted from `start`, with the joints between them."""
-        size = len(self.passage)
-        parts: list[Part] = []
-        place, end = start + first, start + stop
-        while place < end:
-            inside = place % size
-            upto = min(size, inside + end - place)
-            if parts:
-                parts.append(self.passage.joint)
-            parts.append(self.passage.run(inside, upto))
-            place += upto - inside
-        return parts
 
 
 class LineStack(Stack):
@@ -225,21 +194,8 @@ class LineStack(Stack):
             if total <= room or number == 1:
                 break
             number -= 1
-        parts: list[Part] = [template.before]
-        done = 0
-        for j in order:
-            if gaps[j] > done:
-                parts.append(self._lines(gaps[j] - done))
-                done = gaps[j]
-            parts.append(f"{texts[j]}\n")
-        if done < number:
-            parts.append(self._lines(number - done))
-        _drop_last_break(parts)
-        parts.append(template.ending)
-        return tuple(parts), int(total)
-
-    def _lines(self, count: int) -> Slice:
-        return Slice(self.shared, 0, count * (len(self.line) + 1))
+        context = among_lines(self.shared, self.line, number, [(gaps[j], texts[j]) for j in order])
+        return (template.before, *context, template.ending), int(total)
 
 
 class NeedleStack(Stack):
@@ -280,15 +236,105 @@ class NeedleStack(Stack):
 
     def _laid_out(self, lines: list[str], needles: list[Needle], template: Template) -> tuple[list[str], int]:
         """The lines with the needles among them, and the tokens of the edges beyond those of the lines there."""
-        number = len(lines)
-        gaps = [int(needle.depth * number + 0.5) for needle in needles]
-        lines = lines.copy()
-        for j in sorted(range(len(needles)), key=lambda j: (gaps[j], needles[j].depth, j), reverse=True):
-            lines.insert(gaps[j], needles[j].text)
+        gaps = [int(needle.depth * len(lines) + 0.5) for needle in needles]
+        order = sorted(range(len(needles)), key=lambda j: (gaps[j], needles[j].depth, j))
+        lines = among_needles(lines, [(gaps[j], needles[j].text) for j in order])
         opening, alone, closing, bare = self.counter.counts(
             [f"{template.before}{lines[0]}\n", f"{lines[0]}\n", lines[-1] + template.ending, f"{lines[-1]}\n"]
         ).tolist()
         return lines, opening - alone + closing - bare
+
+
+def among_sentences(
+    passage: Passage, start: int, number: int, needles: Sequence[tuple[int, str]], *, empty: bool = False
+) -> list[Part]:
+    """So many sentences of a passage from `start` on, and needles among them.
+
+    Args:
+        passage: after its last sentence comes its first.
+        start: the sentence to begin with.
+        number: of sentences.
+        needles: each with the number of sentences before it, in order.
+        empty: a needle at the beginning or the end, or next to another, has an empty piece on that side, and so one
+            joint more: as RULER does it.
+    """
+    pieces: list[list[Part]] = []
+    done = 0
+    for gap, text in [*needles, (number, None)]:
+        if gap > done:
+            pieces.append(_sentences(passage, start + done, start + gap))
+        elif empty:
+            pieces.append([])
+        done = gap
+        if text is not None:
+            pieces.append([text])
+    parts: list[Part] = []
+    for place, piece in enumerate(pieces):
+        parts.extend([passage.joint, *piece] if place else piece)
+    return parts
+
+
+def _sentences(passage: Passage, first: int, stop: int) -> list[Part]:
+    """Sentences first..stop-1, counted round and round, with the joints between them."""
+    size = len(passage)
+    parts: list[Part] = []
+    while first < stop:
+        inside = first % size
+        upto = min(size, inside + stop - first)
+        parts.extend([passage.joint, passage.run(inside, upto)] if parts else [passage.run(inside, upto)])
+        first += upto - inside
+    return parts
+
+
+def count_sentences(counter: TokenCounter, parts: Sequence[Part], passage: Passage, sums: NDArray[np.int64]) -> int:
+    """Tokens of joined parts, text and slices of a passage. Of a slice only the first and last sentence are counted
+    with what stands beside them; `sums` knows the others."""
+    pieces: list[str] = []
+    inside = 0
+    pending = ""
+    for part in parts:
+        if isinstance(part, str):
+            pending += part
+            continue
+        first = int(np.searchsorted(passage.starts, part.start, side="right")) - 1
+        last = int(np.searchsorted(passage.starts, part.stop, side="left")) - 1
+        pending += passage.units[first]
+        if last > first:
+            pieces.append(pending)
+            inside += int(sums[last] - sums[first + 1])
+            pending = passage.joint + passage.units[last]
+    return inside + counter.estimate([*pieces, pending])
+
+
+def among_lines(lines: Shared, line: str, number: int, needles: Sequence[tuple[int, str]]) -> list[Part]:
+    """One line so many times, and needles, each a line of its own, among them.
+
+    Args:
+        lines: the line with its break, often enough in a row.
+        line: it.
+        number: of times.
+        needles: each with the number of lines before it, in order.
+    """
+    parts: list[Part] = []
+    done = 0
+    for gap, text in needles:
+        if gap > done:
+            parts.append(Slice(lines, 0, (gap - done) * (len(line) + 1)))
+            done = gap
+        parts.append(f"{text}\n")
+    if done < number:
+        parts.append(Slice(lines, 0, (number - done) * (len(line) + 1)))
+    last = parts[-1]
+    parts[-1] = last[:-1] if isinstance(last, str) else Slice(last.source, last.start, last.stop - 1)
+    return parts
+
+
+def among_needles(lines: Sequence[str], needles: Sequence[tuple[int, str]]) -> list[str]:
+    """Other needles, each a line, and the needles among them, each with the number of lines before it, in order."""
+    result = list(lines)
+    for gap, text in reversed(needles):
+        result.insert(gap, text)
+    return result
 
 
 class Distractors:
@@ -404,8 +450,3 @@ def _plain_ends(text: str) -> bool:
 
 def _lines_add_up(counter: TokenCounter, lines: list[str]) -> bool:
     return all(_plain_ends(line) and counter.meet("x\n", line) and counter.meet(line + "\n", "x") for line in lines)
-
-
-def _drop_last_break(parts: list[Part]) -> None:
-    last = parts[-1]
-    parts[-1] = last[:-1] if isinstance(last, str) else Slice(last.source, last.start, last.stop - 1)

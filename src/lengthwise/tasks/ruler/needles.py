@@ -236,7 +236,7 @@ class NeedleTask(RulerTask):
                     where=self.config.haystack_file,
                     fix="add text to it or ask for a shorter length; a file of yours is not repeated",
                 )
-            stack = ProseStack(counter, passage, counts)
+            stack = ProseStack(counter, passage, counts, self.wording.empty_pieces)
         elif self.config.haystack == "line":
             stack = LineStack(counter, self.wording.noise, length)
         else:

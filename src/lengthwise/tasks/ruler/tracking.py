@@ -174,12 +174,12 @@ def count_lines(counter: TokenCounter, pieces: Sequence[Part], noise: Noise) -> 
             continue
         text = noise.line if piece.stop % len(noise.line) == 0 else noise.line[:-1]
         number = (piece.stop - piece.start + 1) // len(noise.line)
-        if number > 2 and counter.meet(noise.line, noise.line):
+        if number > 2 and (not counter.additive or counter.meet(noise.line, noise.line)):
             texts.extend([noise.line, text])
             extra += (number - 2) * noise.tokens
         else:
             texts.extend([noise.line] * (number - 1) + [text])
-    return extra + counter.total([text for text in texts if text])
+    return extra + counter.estimate([text for text in texts if text])
 
 
 def draw_letters(draws: Draws, count: int, length: int) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ class Template:
                 where=where,
                 fix="use a copy of RULER of 2024 to 2026, or the wording that ships",
             )
-        return cls(_escape(head) + before, after + _escape(tail), prefix)
+        return cls(escaped(head) + before, after + escaped(tail), prefix)
 
     def filled(self, **values: object) -> Template:
         """The same with placeholders filled in."""
@@ -115,6 +115,8 @@ class Wording:
     """A word of the numbered list of cwe."""
     blank: str = "..."
     """The word of fwe that does not count."""
+    empty_pieces: bool = False
+    """Needles at an end of a prose haystack, or side by side, have an empty piece beside them; see `haystacks`."""
     budgets: Mapping[str, int]
     """Tokens to generate, by family."""
     source: Mapping[str, Any] | None = None
@@ -123,15 +125,7 @@ class Wording:
     @property
     def fingerprint(self) -> str:
         """sha256 hex of all texts."""
-        values = {
-            name: [value.before, value.after, value.prefix]
-            if isinstance(value, Template)
-            else value
-            if isinstance(value, str)
-            else dict(value)
-            for name, value in vars(self).items()
-            if name not in ("name", "source")
-        }
+        values = {name: _plain(value) for name, value in vars(self).items() if name not in ("name", "source")}
         return hashlib.sha256(key_of(values).encode()).hexdigest()
 
     def needles(self, asked: int) -> Template:
@@ -141,6 +135,12 @@ class Wording:
     def with_needle(self, needle: str, single: Template) -> Wording:
         """The same with a needle and a question of the user's."""
         return replace(self, needle=needle, single=single, several=single)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Template):
+        return [value.before, value.after, value.prefix]
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def plural(kind: str) -> str:
@@ -165,7 +165,8 @@ def _placeholders(text: str, where: str) -> list[str]:
         ) from error
 
 
-def _escape(text: str) -> str:
+def escaped(text: str) -> str:
+    """A text that `Template.filled` gives back as it is."""
     return text.replace("{", "{{").replace("}", "}}")
 
 

@@ -8,18 +8,41 @@ from pathlib import Path
 import pytest
 
 from lengthwise.errors import InputError
+from lengthwise.tasks import prose
 from lengthwise.tasks.library import Library
 from lengthwise.tasks.passages import Passage
 from lengthwise.tasks.prose import file_sentences, python_prose, sentences
 
 
 def test_python_prose_is_plain_english_and_enough_of_it(library: Library) -> None:
-    prose = python_prose()
-    assert len(prose) == len(set(prose))
-    assert all(re.fullmatch(r"[A-Z][ -~]*[.!?]", sentence) for sentence in prose)
-    assert not any("  " in sentence or ">>>" in sentence or "()" in sentence for sentence in prose)
-    assert sum(map(len, prose)) > 100_000
-    assert prose == library.prose().units
+    found = python_prose()
+    assert len(found) == len(set(found))
+    assert all(re.fullmatch(r"[A-Z][ -~]*[.!?]", sentence) for sentence in found)
+    assert not any("  " in sentence or ">>>" in sentence or "()" in sentence for sentence in found)
+    assert sum(map(len, found)) > 100_000
+    assert found == library.prose().units
+
+
+def test_prose_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made = []
+    monkeypatch.setenv("LENGTHWISE_CACHE", str(tmp_path))
+    monkeypatch.setattr(prose, "python_prose", lambda: made.append(1) or ("One.", "Two."))
+    assert prose.kept_python_prose() == prose.kept_python_prose() == ("One.", "Two.")
+    assert len(made) == 1
+    (file,) = tmp_path.rglob("*.txt")
+    file.write_text("One.\nTw")
+    assert prose.kept_python_prose() == ("One.", "Two.")
+    assert len(made) == 2
+    monkeypatch.setattr(prose, "_RULES", 99)
+    prose.kept_python_prose()
+    assert len(made) == 3
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LENGTHWISE_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(prose, "python_prose", lambda: ("One.",))
+    assert prose.kept_python_prose() == ("One.",)
 
 
 def test_sentences_joined_give_the_text_back() -> None:

@@ -8,7 +8,7 @@ import pytest
 from lengthwise.data.tokenizers import HFTokenizer, Tokenizer
 from lengthwise.errors import InputError
 from lengthwise.tasks.draws import Draws
-from lengthwise.tasks.numerals import Numerals
+from lengthwise.tasks.merges import Merges
 from lengthwise.tasks.tokens import TokenCounter, adds_up, check_round_trip, check_special
 
 PIECES = [
@@ -16,6 +16,10 @@ PIECES = [
     "e\u0301", "日本", "naïve", "1.", "$5", "A", "VAR", "Ab1c2", "0f3a-9be1", "end.", "what?", "\u00a0", "x\t", "--",
     "é", "/",
 ]  # fmt: skip
+PROSE = [
+    "the river runs past old stones and new bridges while people walk along its banks every morning",
+    "Nothing that was ever seen there can be compared to THE thing ABC itself",
+]
 SPACES = [" ", " ", " ", " ", "\n", "\n\n", "  ", " \n", "\n ", "\t", ""]
 ADDITIVE = ("bytes", "gpt2", "llama3")
 
@@ -74,17 +78,31 @@ def test_names_are_counted_behind_a_space(tokenizers: dict[str, Tokenizer], name
         assert counter.counts_of_names(names).tolist() == counter.whole([f" {name}" for name in names])
 
 
-def test_numbers_are_merged_as_the_tokenizer_does(tokenizers: dict[str, Tokenizer]) -> None:
+@pytest.mark.parametrize("name", ["gpt2", "llama3"])
+def test_pieces_are_merged_as_the_tokenizer_does(tokenizers: dict[str, Tokenizer], name: str) -> None:
+    tokenizer = tokenizers[name]
+    assert isinstance(tokenizer, HFTokenizer)
+    merges = Merges.of(tokenizer.description["model"])
+    assert merges is not None
+    draws = Draws(0, "pieces")
+    digits = 3 if name == "llama3" else 14
+    texts = [f"{' ' * (n % 2)}{n * 7919 % 10 ** (1 + n % digits)}" for n in draws.integers(10**9, 1500).tolist()]
+    if name == "llama3":
+        texts = [text.strip() for text in texts]
+    words = " ".join(sentence for sentence in PROSE).split()
+    texts += [f"{' ' * (n % 2)}{word}" for n, word in enumerate(words) if word.isalpha() and len(word) < 15]
+    texts += [f" {word}" for word in draws.letters(1500, 9, "abcdefghijklmnopqrstuvwxyzABC")]
+    expected = [len(ids) for ids in tokenizer.encode_batch(texts)]
+    assert merges.counts(texts).tolist() == expected
+    assert sum(expected) < 0.95 * sum(map(len, texts))  # the training text has few of these words
+
+
+def test_merges_that_do_not_decide_alone_are_left_to_the_tokenizer(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["gpt2"]
     assert isinstance(tokenizer, HFTokenizer)
-    numerals = Numerals.of(tokenizer.description["model"])
-    assert numerals is not None
-    draws = Draws(0, "numbers")
-    texts = [f"{' ' * (n % 2)}{n * 7919 % 10 ** (1 + n % 14)}" for n in draws.integers(10**9, 3000).tolist()]
-    expected = [len(ids) for ids in tokenizer.encode_batch(texts)]
-    assert numerals.counts(texts).tolist() == expected
-    # The training text holds multiples of 7919: some pairs of digits were learnt.
-    assert sum(expected) < sum(map(len, texts))
+    model = tokenizer.description["model"]
+    assert Merges.of({**model, "ignore_merges": True}) is None
+    assert Merges.of({**model, "vocab": {k: v for k, v in model["vocab"].items() if k != "q"}}) is None
 
 
 @pytest.mark.parametrize("name", ["loose", "prefix"])

@@ -17,7 +17,7 @@ from lengthwise.data.benchmarks import find_file, folder_of
 from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.errors import InputError
 from lengthwise.tasks.passages import Passage
-from lengthwise.tasks.prose import file_sentences, python_prose
+from lengthwise.tasks.prose import file_sentences, kept_python_prose
 from lengthwise.tasks.questions import Documents, read_hotpotqa, read_squad
 from lengthwise.tasks.ruler.checkout import official_wording
 from lengthwise.tasks.ruler.wording import OWN, Wording
@@ -83,7 +83,7 @@ class Library:
             if file is not None:
                 return Passage(file_sentences(Path(file)), " ")
             if self.options.ruler_source is None:
-                return Passage(python_prose(), " ")
+                return Passage(kept_python_prose(), " ")
             return Passage(file_sentences(self._essays(self.options.ruler_source)), " ")
 
         return self.once(("prose", file), read)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import json
 import re
+import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lengthwise.data.documents import list_files, read_bytes, read_documents, walk_folder
-from lengthwise.errors import InputError
+from lengthwise.data.documents import SourceFile, list_files, read_bytes, read_documents, walk_folder
+from lengthwise.errors import InputError, RunFailure
+from lengthwise.paths import default_cache_dir
+from lengthwise.runs import atomic_write_bytes
 
 _TRIPLE_QUOTED = re.compile(r'"""(.*?)"""|\'\'\'(.*?)\'\'\'', re.DOTALL)
 # Folders whose strings are test data, or that many installations leave out or add to.
@@ -20,7 +25,32 @@ _END = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\bcf\.)(?<!\bvs\.)[\
 _SENTENCE = re.compile(r"[A-Z][A-Za-z0-9 ,;:'\"()\-/]*[.!?]")
 _CODE = re.compile(r"\(\)|--|[A-Z]{2,}[a-z]|[a-z][A-Z]|- |/ | /|  |https?:")
 _LEAST_WORDS, _MOST_WORDS = 5, 60
+_RULES = 1  # rises when the same files would give other sentences
+_WRITTEN = "."  # last line of a file that was written to its end
 _UNBROKEN_WORDS, _CUT_WORDS = 100, 40
+
+
+def kept_python_prose() -> tuple[str, ...]:
+    """`python_prose`, kept in the cache folder as long as the files it was read from have their sizes and dates."""
+    files = [(file.name, file.path.stat()) for file in _python_files()]
+    state = [_RULES, sys.version, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)]
+    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    path = default_cache_dir() / "tasks" / "prose" / f"{key[:40]}.txt"
+    try:
+        *found, end = path.read_text(encoding="utf-8").split("\n")
+        if end == _WRITTEN:
+            return tuple(found)
+    except (OSError, UnicodeDecodeError):
+        pass
+    prose = python_prose()
+    with contextlib.suppress(RunFailure, OSError):  # a cache that cannot be written costs a second, no more
+        atomic_write_bytes(path, "\n".join([*prose, _WRITTEN]).encode())
+    return prose
+
+
+def _python_files() -> list[SourceFile]:
+    root = Path(sysconfig.get_path("stdlib"))
+    return walk_folder(root, (".py",), skip=lambda name: _LEFT_OUT.search(name) is not None)
 
 
 def python_prose() -> tuple[str, ...]:
@@ -32,9 +62,8 @@ def python_prose() -> tuple[str, ...]:
     Raises:
         InputError: the installation holds no such text.
     """
-    root = Path(sysconfig.get_path("stdlib"))
     found: dict[str, None] = {}
-    for file in walk_folder(root, (".py",), skip=lambda name: _LEFT_OUT.search(name) is not None):
+    for file in _python_files():
         source = file.path.read_text(encoding="utf-8", errors="replace")
         for match in _TRIPLE_QUOTED.finditer(source):
             found.update(dict.fromkeys(_plain_sentences(match[1] or match[2] or "")))
@@ -48,7 +77,7 @@ def python_prose() -> tuple[str, ...]:
         raise InputError(
             expected="a Python standard library with documentation strings, whose sentences serve as haystack",
             got="none (some Python distributions ship it compiled or in a zip file)",
-            where=str(root),
+            where=sysconfig.get_path("stdlib"),
             fix="give a text of your own: niah_grid:haystack_file=PATH",
         )
     return tuple(found)

@@ -18,7 +18,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -69,15 +69,24 @@ class SampleSet(Sequence[Sample]):
             raise IndexError(index)
         if self._open is None or place not in self._open[0]:
             covered, file = next((r, f) for r, f in _chunks(self._folder) if place in r)
-            self._open = covered, _read(file, self._texts)
+            self._open = covered, list(_samples(_load(file), self._texts, slice(None)))
         return self._open[1][place - self._open[0].start]
 
     def __iter__(self) -> Iterator[Sample]:
+        """In order; while prompts of one file are looked at, the next file is read."""
+        plan = []
         done = 0
-        while done < self._count:
-            covered, file = next((r, f) for r, f in _chunks(self._folder) if done in r)
-            yield from _read(file, self._texts)[done - covered.start : self._count - covered.start]
-            done = covered.stop
+        for covered, file in sorted(_chunks(self._folder), key=lambda chunk: (chunk[0].start, -chunk[0].stop)):
+            if covered.start <= done < min(covered.stop, self._count):
+                plan.append((slice(done - covered.start, self._count - covered.start), file))
+                done = covered.stop
+        with ThreadPoolExecutor(1) as reader:
+            waiting = [reader.submit(_load, file) for _, file in plan[:1]]
+            for place, (part, _) in enumerate(plan):
+                loaded = waiting.pop().result()
+                if place + 1 < len(plan):
+                    waiting.append(reader.submit(_load, plan[place + 1][1]))
+                yield from _samples(loaded, self._texts, part)
 
 
 class Texts:
@@ -274,20 +283,32 @@ def _packed(parts: list[tuple[Part, ...]], samples: list[Sample], texts: Texts) 
     return raw.getvalue()
 
 
-def _read(file: Path, texts: Texts) -> list[Sample]:
-    """The samples of a file."""
+@dataclass(frozen=True)
+class _Loaded:
+    """A file's contents, read."""
+
+    parts: list[list[int]]
+    ends: list[int]
+    literals: str
+    header: dict[str, Any]
+
+
+def _load(file: Path) -> _Loaded:
     with np.load(file, allow_pickle=False) as arrays:
-        parts, ends = arrays["parts"].tolist(), arrays["ends"].tolist()
         literals = _inflated(arrays["literals"]).decode("utf-8", "surrogatepass")
         header = json.loads(_inflated(arrays["header"]))
-    sources = [texts.get(fingerprint).text for fingerprint in header["texts"]]
-    sources.append(literals)  # number -1
-    samples, begin = [], 0
-    for values, end in zip(header["samples"], ends, strict=True):
-        prompt = "".join([sources[source][start:stop] for source, start, stop in parts[begin:end]])
-        samples.append(Sample.from_dict({**values, "prompt": prompt}))
-        begin = end
-    return samples
+        return _Loaded(arrays["parts"].tolist(), arrays["ends"].tolist(), literals, header)
+
+
+def _samples(loaded: _Loaded, texts: Texts, part: slice) -> Iterator[Sample]:
+    """The samples of a file, or a part of them, one after the other."""
+    sources = [texts.get(fingerprint).text for fingerprint in loaded.header["texts"]]
+    sources.append(loaded.literals)  # number -1
+    begins = [0, *loaded.ends[:-1]]
+    rows = zip(loaded.header["samples"][part], begins[part], loaded.ends[part], strict=True)
+    for values, begin, end in rows:
+        prompt = "".join([sources[source][start:stop] for source, start, stop in loaded.parts[begin:end]])
+        yield Sample.from_dict({**values, "prompt": prompt})
 
 
 def _chunks(folder: Path) -> list[tuple[range, Path]]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from lengthwise.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer
 from lengthwise.errors import InputError
-from lengthwise.tasks.numerals import Numerals
+from lengthwise.tasks.merges import LONGEST, Merges
 
 # A single space between two characters that are not white space: every pattern below starts a new piece there.
 _CUT = re.compile(r"(?<=\S) (?=\S)")
@@ -37,7 +37,10 @@ _PIECES = re.compile(r"[ -]?[A-Za-z]+|[ -]?[0-9]+|[.,:\n]+")
 _PIECES_OF_THREE = re.compile(r"[ -]?[A-Za-z]+|[ -]?[0-9]{1,3}|[.,:\n]+")
 _COMPOUND_LEN = 12  # shorter words are kept whole: they come again
 _KEPT = 300_000  # most pieces that are remembered
-_NUMBER = re.compile(r" ?[0-9]{1,15}")
+# What `Merges` can count: one piece of the pattern. Where digits come in threes, a space before them is another.
+_ONE = re.compile(rf"(?=.{{1,{LONGEST}}}$) ?(?:[A-Za-z]+|[0-9]+)")
+_ONE_OF_THREE = re.compile(rf"(?=.{{1,{LONGEST}}}$)(?: ?[A-Za-z]+|[0-9]{{1,3}})")
+_MANY = 16  # pieces from which on it is quicker
 _CUT_INSIDE = re.compile(r"[\s0-9.,:\-]")  # what a cut can have on one of its sides
 _RARE = re.compile(r"\d{6}")  # too many to come again
 
@@ -67,13 +70,12 @@ class TokenCounter:
         self._takes_space = _taking_space(tokenizer)
         self.additive = self._bytes or (isinstance(tokenizer, HFTokenizer) and adds_up(tokenizer.description))
         """Whether counts of parts add up at the cuts that `meet` allows."""
-        self._pieces = _PIECES
-        self._numerals: Numerals | None = None
+        self._pieces, self._one = _PIECES, _ONE
+        self._merges: Merges | None = None
         if self.additive and isinstance(tokenizer, HFTokenizer):
             if _SPLITS[_pattern(tokenizer.description["pre_tokenizer"])]:
-                self._pieces = _PIECES_OF_THREE
-            else:
-                self._numerals = Numerals.of(tokenizer.description["model"])
+                self._pieces, self._one = _PIECES_OF_THREE, _ONE_OF_THREE
+            self._merges = Merges.of(tokenizer.description["model"])
         if self.additive and self.counts([_PROBE])[0] != self.whole([_PROBE])[0]:
             self.additive = False
 
@@ -95,37 +97,48 @@ class TokenCounter:
 
     def counts_of_names(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Tokens of each name behind a space, [len(names)]. Names are letters, digits and single hyphens inside."""
-        behind = [f" {name}" for name in names]
         if self._bytes or not self.additive:
-            return self.counts(behind)
-        if self._numerals is not None and names[0].isdigit():
-            return self._numerals.counts(behind)
-        return self._summed(list(map(self._pieces.findall, behind)))
+            return self.counts([f" {name}" for name in names])
+        # All at once: a piece that begins with a space begins a name.
+        pieces = self._pieces.findall(f" {' '.join(names)}")
+        known = self._known.get
+        tokens = np.fromiter([known(piece, 0) for piece in pieces], np.int64, len(pieces))
+        missing = np.flatnonzero(tokens == 0).tolist()
+        if missing:
+            new = self._learn({pieces[place] for place in missing})
+            tokens[missing] = [new[pieces[place]] for place in missing]
+            self._forget(new)
+        begins = np.flatnonzero(np.fromiter([piece[0] == " " for piece in pieces], np.bool_, len(pieces)))
+        return np.add.reduceat(tokens, begins)
 
     def _summed(self, cut: list[list[str]]) -> NDArray[np.int64]:
         """Tokens of texts that are cut in pieces."""
-        known = self._known
-        missing = set().union(*cut).difference(known)
-        if missing:
-            known.update(self._new_pieces(sorted(missing)))
-        find = known.__getitem__
+        missing = set().union(*cut).difference(self._known)
+        new = self._learn(missing) if missing else {}
+        find = self._known.__getitem__
         result = np.fromiter((sum(map(find, pieces)) for pieces in cut), np.int64, len(cut))
-        if len(known) > _KEPT:
-            known.clear()
-        elif missing:
-            for piece in filter(_RARE.search, missing):
-                del known[piece]
+        self._forget(new)
         return result
 
-    def _new_pieces(self, pieces: list[str]) -> dict[str, int]:
-        """Tokens of pieces that are not known yet."""
-        numbers = [] if self._numerals is None else [piece for piece in pieces if _NUMBER.fullmatch(piece)]
-        if self._numerals is None or len(numbers) < 8:
-            return dict(zip(pieces, self.whole(pieces), strict=True))
-        counted = dict(zip(numbers, self._numerals.counts(numbers).tolist(), strict=True))
-        others = [piece for piece in pieces if piece not in counted]
-        counted.update(zip(others, self.whole(others) if others else (), strict=True))
-        return counted
+    def _learn(self, pieces: set[str]) -> dict[str, int]:
+        """Count pieces that are not known yet."""
+        quick = [] if self._merges is None else list(filter(self._one.fullmatch, pieces))
+        new: dict[str, int] = {}
+        if self._merges is not None and len(quick) >= _MANY:
+            new.update(zip(quick, self._merges.counts(quick).tolist(), strict=True))
+        others = [piece for piece in pieces if piece not in new]
+        if others:
+            new.update(zip(others, self.whole(others), strict=True))
+        self._known.update(new)
+        return new
+
+    def _forget(self, new: dict[str, int]) -> None:
+        """Forget what will hardly come again."""
+        if len(self._known) > _KEPT:
+            self._known.clear()
+        else:
+            for piece in filter(_RARE.search, new):
+                del self._known[piece]
 
     def meet(self, left: str, right: str) -> bool:
         """Whether the tokens of `left + right` are those of both, whatever stands before and after.

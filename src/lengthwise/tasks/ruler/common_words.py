@@ -93,7 +93,9 @@ class CommonWordsTask(RulerTask):
         size = 1 << max(10, upto.bit_length())
 
         def count() -> NDArray[np.int64]:
-            return np.concatenate([[0], np.cumsum(counter.counts([f" {number}." for number in range(1, size)]))])
+            numbers = counter.counts_of_names([str(number) for number in range(1, size)])
+            dot = counter.count(" 1.") - counter.count(" 1")
+            return np.concatenate([[0], np.cumsum(numbers + dot)])
 
         return self.library.once(("cwe numbers", counter.tokenizer.fingerprint, size), count)
 

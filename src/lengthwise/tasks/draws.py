@@ -6,8 +6,6 @@ them here. Distributions of numpy and of the standard library may change between
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,11 +31,11 @@ class Draws:
 
     def uniforms(self, count: int) -> NDArray[np.float64]:
         """Numbers in [0, 1), [count]."""
-        return (self.words(count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return as_uniforms(self.words(count))
 
     def integers(self, below: int, count: int) -> NDArray[np.int64]:
         """Whole numbers 0..below-1, [count]."""
-        return (self.uniforms(count) * below).astype(np.int64)
+        return as_integers(self.words(count), below)
 
     def uniform(self) -> float:
         """One number in [0, 1)."""
@@ -67,16 +65,31 @@ class Draws:
 
     def uuids(self, count: int) -> list[str]:
         """Version-4 UUIDs."""
-        words: list[Any] = self.words(2 * count).tolist()
-        made = []
-        for high, low in zip(words[::2], words[1::2], strict=True):
-            text = f"{high:016x}{low:016x}"
-            variant = "89ab"[(low >> 60) & 3]
-            made.append(f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}")
-        return made
+        return as_uuids(self.words(2 * count).reshape(count, 2))
 
     def letters(self, count: int, length: int, alphabet: str) -> list[str]:
         """Strings of `length` letters, each from `alphabet`."""
         picks = self.integers(len(alphabet), count * length).tolist()
         text = "".join([alphabet[pick] for pick in picks])
         return [text[start : start + length] for start in range(0, count * length, length)]
+
+
+def as_uniforms(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Numbers in [0, 1), one a raw word."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def as_integers(words: NDArray[np.uint64], below: int) -> NDArray[np.int64]:
+    """Whole numbers 0..below-1, one a raw word."""
+    return (as_uniforms(words) * below).astype(np.int64)
+
+
+def as_uuids(words: NDArray[np.uint64]) -> list[str]:
+    """Version-4 UUIDs, one a row of two raw words."""
+    made = []
+    pairs: list[list[int]] = words.tolist()
+    for high, low in pairs:
+        text = f"{high:016x}{low:016x}"
+        variant = "89ab"[(low >> 60) & 3]
+        made.append(f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}")
+    return made

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lengthwise.tasks.draws import Draws
 from lengthwise.tasks.passages import Part, Passage, Shared, Slice
-from lengthwise.tasks.ruler.names import Kind, some_names
+from lengthwise.tasks.ruler.names import RAW_WORDS, Kind, names_from, pairs_from, some_names
 from lengthwise.tasks.ruler.wording import Template
 from lengthwise.tasks.tokens import TokenCounter
 from lengthwise.tasks.words import WordLists
@@ -40,8 +40,8 @@ class Stack:
     def __init__(self, counter: TokenCounter) -> None:
         self.counter = counter
 
-    def begin(self, draws: Draws, needles: list[Needle]) -> Any:
-        """What a sample needs to know of its haystack before it is laid out."""
+    def begin(self, streams: Sequence[Draws], room: int) -> Sequence[Any]:
+        """What each sample needs to know of its haystack before it is laid out, drawn from its stream."""
         raise NotImplementedError
 
     def assemble(
@@ -77,8 +77,8 @@ class ProseStack(Stack):
         self.sums = np.concatenate([[0], np.cumsum(counts)])
         self.total = int(self.sums[-1])
 
-    def begin(self, draws: Draws, needles: list[Needle]) -> Begins:
-        return Begins(draws.integers(len(self.passage), _BEGINS).tolist())
+    def begin(self, streams: Sequence[Draws], room: int) -> list[Begins]:
+        return [Begins(draws.integers(len(self.passage), _BEGINS).tolist()) for draws in streams]
 
     def facts(self, start: Begins) -> dict[str, Any]:
         return {"first_sentence": start.taken}
@@ -169,8 +169,8 @@ class LineStack(Stack):
         self.tokens = counter.count(line + "\n")
         self.shared = Shared((line + "\n") * (length // self.tokens + 2))
 
-    def begin(self, draws: Draws, needles: list[Needle]) -> None:
-        return None
+    def begin(self, streams: Sequence[Draws], room: int) -> list[None]:
+        return [None] * len(streams)
 
     def exact(self, needles: list[Needle], template: Template) -> bool:
         return self.counter.additive and _lines_add_up(self.counter, [self.line, *(n.text for n in needles)])
@@ -205,8 +205,14 @@ class NeedleStack(Stack):
         super().__init__(counter)
         self.form = form
 
-    def begin(self, draws: Draws, needles: list[Needle]) -> Distractors:
-        return Distractors(self.form, draws)
+    def begin(self, streams: Sequence[Draws], room: int) -> list[Distractors]:
+        starts = [Distractors(self.form, draws) for draws in streams]
+        enough = int(room / self.form.typical * 1.04) + 4
+        if self.form.typical > room * (1 - _FULL):
+            enough += Distractors.BATCH  # a better last line will be looked for
+        for start, (lines, tokens) in zip(starts, self.form.draw([(d, enough) for d in streams]), strict=True):
+            start.add(lines, tokens)
+        return starts
 
     def exact(self, needles: list[Needle], template: Template) -> bool:
         return self.counter.additive and _lines_add_up(self.counter, [n.text for n in needles])
@@ -340,16 +346,20 @@ def among_needles(lines: Sequence[str], needles: Sequence[tuple[int, str]]) -> l
 class Distractors:
     """The other needles of one sample, drawn as they are needed."""
 
-    _BATCH = 64
+    BATCH = 64
 
     def __init__(self, form: NeedleForm, draws: Draws) -> None:
         self._form = form
-        self._draws = draws
+        self.draws = draws
         self._lines: list[str] = []
         self._sums: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
 
     def _draw(self, count: int) -> None:
-        lines, tokens = self._form.draw(self._draws, -(-count // self._BATCH) * self._BATCH)
+        ((lines, tokens),) = self._form.draw([(self.draws, max(count, self.BATCH))])
+        self.add(lines, tokens)
+
+    def add(self, lines: list[str], tokens: NDArray[np.int64]) -> None:
+        """Take the next lines that were drawn."""
         self._lines.extend(lines)
         self._sums = np.concatenate([self._sums, self._sums[-1] + np.cumsum(tokens)])
 
@@ -369,9 +379,9 @@ class Distractors:
 
     def longest(self, first: int, room: int) -> tuple[str, int] | None:
         """Of the lines after the first `first`, the one with the most tokens up to `room`."""
-        while len(self._lines) < first + self._BATCH:
-            self._draw(self._BATCH)
-        sizes = np.diff(self._sums)[first : first + self._BATCH]
+        while len(self._lines) < first + self.BATCH:
+            self._draw(self.BATCH)
+        sizes = np.diff(self._sums)[first : first + self.BATCH]
         sizes = np.where(sizes <= room, sizes, -1)
         place = int(sizes.argmax())
         return None if sizes[place] < 0 else (self._lines[first + place], int(sizes[place]))
@@ -403,34 +413,33 @@ class NeedleForm:
         self._in_parts = counter.additive and _stand_apart(sentence.format("\0", "\1") + "\n")
         self._word_counts: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
-    def draw(self, draws: Draws, count: int) -> tuple[list[str], NDArray[np.int64]]:
-        """Needles and the tokens of each with its line break."""
+    def draw(self, wanted: Sequence[tuple[Draws, int]]) -> list[tuple[list[str], NDArray[np.int64]]]:
+        """Needles and the tokens of each with its line break, so many from each stream; counted all together."""
+        first, second = (RAW_WORDS[kind] for kind in self._kinds)
+        size = first + second
+        raw = np.concatenate([draws.words(size * count).reshape(count, size) for draws, count in wanted])
         columns: list[list[str]] = []
-        tokens = np.full(count, self._fixed, dtype=np.int64)
-        for kind in self._kinds:
-            if kind == "word" and self._in_parts:
-                names, some = self._draw_words(draws, count)
-                tokens += some
-            else:
-                names = some_names(draws, kind, count, self._words)
-                if self._in_parts:
-                    tokens += self._counter.counts_of_names(names)
+        tokens = np.full(len(raw), self._fixed, dtype=np.int64)
+        for kind, part in zip(self._kinds, (raw[:, :first], raw[:, first:]), strict=True):
+            names = names_from(part, kind, self._words)
             columns.append(names)
+            if self._in_parts:
+                tokens += self._count_words(part) if kind == "word" else self._counter.counts_of_names(names)
         lines = list(map(self._sentence.format, *columns))
-        return lines, tokens if self._in_parts else self._counter.counts([line + "\n" for line in lines])
+        if not self._in_parts:
+            tokens = self._counter.counts([line + "\n" for line in lines])
+        ends = np.cumsum([count for _, count in wanted]).tolist()
+        begins = [0, *ends[:-1]]
+        return [(lines[begin:end], tokens[begin:end]) for begin, end in zip(begins, ends, strict=True)]
 
-    def _draw_words(self, draws: Draws, count: int) -> tuple[list[str], NDArray[np.int64]]:
-        words = self._words
+    def _count_words(self, raw: NDArray[np.uint64]) -> NDArray[np.int64]:
         if self._word_counts is None:
             self._word_counts = (
-                self._counter.counts([f" {word}" for word in words.adjectives]),
-                self._counter.counts([f"-{word}" for word in words.nouns]),
+                self._counter.counts([f" {word}" for word in self._words.adjectives]),
+                self._counter.counts([f"-{word}" for word in self._words.nouns]),
             )
-        adjectives = draws.integers(len(words.adjectives), count)
-        nouns = draws.integers(len(words.nouns), count)
-        tokens = self._word_counts[0][adjectives] + self._word_counts[1][nouns]
-        pairs = zip(adjectives.tolist(), nouns.tolist(), strict=True)
-        return [f"{words.adjectives[a]}-{words.nouns[n]}" for a, n in pairs], tokens
+        adjectives, nouns = pairs_from(raw, self._words)
+        return self._word_counts[0][adjectives] + self._word_counts[1][nouns]
 
 
 def _stand_apart(line: str) -> bool:

@@ -242,25 +242,44 @@ class NeedleTask(RulerTask):
         else:
             sentence = self.needle_text("{0}", "{1}")
             stack = NeedleStack(counter, NeedleForm(counter, self.library.words, sentence, (config.key, config.value)))
-        return [self._build_one(index, room, counter, stack, seed) for index in indices]
+        return self._build_all(indices, room, counter, stack, seed)
 
-    def _build_one(self, index: int, room: int, counter: TokenCounter, stack: Stack, seed: int) -> Built:
+    def _build_all(
+        self, indices: Sequence[int], room: int, counter: TokenCounter, stack: Stack, seed: int
+    ) -> list[Built]:
+        """All samples; those whose haystack happens to hold a key or value that was drawn are drawn again."""
+        built: dict[int, Built] = {}
+        missing = list(dict.fromkeys(indices))
         for attempt in range(_TRIES):
-            draws = self.draws(seed, index, attempt) if attempt else self.draws(seed, index)
-            built = self._attempt(index, room, counter, stack, draws)
-            if built is not None:
-                return built
+            more = (attempt,) if attempt else ()
+            streams = [self.draws(seed, index, *more) for index in missing]
+            drawn = [self._draw(stream) for stream in streams]
+            starts = stack.begin(streams, room) if streams else []
+            for index, what, start in zip(missing, drawn, starts, strict=True):
+                if (made := self._lay_out(index, room, counter, stack, start, *what)) is not None:
+                    built[index] = made
+            missing = [index for index in missing if index not in built]
+            if not missing:
+                return [built[index] for index in indices]
         raise InputError(
             expected="needles that the haystack does not hold by itself",
-            got=f"none in {_TRIES} draws for sample {index}",
+            got=f"none in {_TRIES} draws for sample {missing[0]}",
             where=self.name,
             fix="use another needle or another haystack",
         )
 
-    def _attempt(self, index: int, room: int, counter: TokenCounter, stack: Stack, draws: Draws) -> Built | None:
-        """The sample, or None where its haystack happens to hold a key or value that was drawn."""
-        needles, template, answers = self._draw(draws)
-        start = stack.begin(draws, needles)
+    def _lay_out(
+        self,
+        index: int,
+        room: int,
+        counter: TokenCounter,
+        stack: Stack,
+        start: Any,
+        needles: list[Needle],
+        template: Template,
+        answers: tuple[str, ...],
+    ) -> Built | None:
+        """The sample, or None where its haystack holds a key or value."""
 
         def assemble(target: int) -> tuple[tuple[Part, ...], int]:
             return stack.assemble(start, needles, template, target)

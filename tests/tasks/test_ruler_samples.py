@@ -324,14 +324,14 @@ def test_missing_benchmark_files_say_what_to_do(tmp_path: Any, tokenizers: dict[
     assert "lengthwise data get hotpotqa" in caught.value.fix
 
 
-def test_a_file_of_another_form_is_refused(tmp_path: Any, library: Library) -> None:
+def test_a_file_of_another_form_is_refused(tmp_path: Any, library: Library, tokenizers: dict[str, Tokenizer]) -> None:
     path = tmp_path / "squad.json"
     path.write_text('{"data": [{"paragraphs": 3}]}')
     with pytest.raises(InputError, match=r"a file of the form of SQuAD 2\.0"):
-        task_of(f"qa_1:file={path}", library).parameters()
+        task_of(f"qa_1:file={path}", library).samples([0], 4096, tokenizers["bytes"], 0)
     path.write_text('{"data": []}')
     with pytest.raises(InputError, match="questions with answers"):
-        task_of(f"qa_1:file={path}", library).parameters()
+        task_of(f"qa_1:file={path}", library).samples([0], 4096, tokenizers["bytes"], 0)
 
 
 def test_a_tokenizer_that_changes_text_is_refused(library: Library, tokenizers: dict[str, Tokenizer]) -> None:

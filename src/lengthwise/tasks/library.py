@@ -5,6 +5,7 @@ Everything is read when it is first needed, once. A library that is sent to anot
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.data.benchmarks import find_file, folder_of
+from lengthwise.data.benchmarks import find_file
+from lengthwise.data.documents import read_bytes
 from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.errors import InputError
 from lengthwise.tasks.passages import Passage
@@ -101,18 +103,24 @@ class Library:
         """Questions and documents of squad or hotpotqa."""
 
         def read() -> Documents:
-            if data_set == "squad":
-                default, reader = "dev-v2.0.json", read_squad
-            else:
-                default, reader = "hotpot_dev_distractor_v1.json", read_hotpotqa
-            found = find_file(data_set, default, self.options.data_dir, needed_by=needed_by) if file is None else file
-            return reader(Path(found))
+            reader = read_squad if data_set == "squad" else read_hotpotqa
+            return reader(self._documents_file(data_set, file, needed_by))
 
         return self.once(("documents", data_set, file), read)
 
-    def data_folder(self, name: str) -> Path:
-        """Where a data set lies."""
-        return folder_of(name, self.options.data_dir)
+    def documents_hash(self, data_set: str, file: str | None, needed_by: str) -> str:
+        """sha256 hex of the contents of that file, uncompressed; much quicker than reading its documents."""
+
+        def read() -> str:
+            return hashlib.sha256(read_bytes(self._documents_file(data_set, file, needed_by))).hexdigest()
+
+        return self.once(("hash", data_set, file), read)
+
+    def _documents_file(self, data_set: str, file: str | None, needed_by: str) -> Path:
+        if file is not None:
+            return Path(file)
+        name = "dev-v2.0.json" if data_set == "squad" else "hotpot_dev_distractor_v1.json"
+        return find_file(data_set, name, self.options.data_dir, needed_by=needed_by)
 
     def counter(self, tokenizer: Tokenizer) -> TokenCounter:
         """The counter of a tokenizer."""

@@ -48,13 +48,10 @@ class ReadingTask(RulerTask):
         return self.library.documents(self.data_set, self.file, self.name)
 
     def own_parameters(self) -> dict[str, Any]:
-        """The file."""
-        documents = self.documents
+        """The file, by its contents."""
         return {
             "data_set": self.data_set,
-            "sha256": documents.fingerprint,
-            "questions": len(documents.questions),
-            "documents": len(documents.pool),
+            "sha256": self.library.documents_hash(self.data_set, self.file, self.name),
         }
 
     def widest_answer(self, counter: TokenCounter) -> str:

@@ -1,10 +1,14 @@
 """What the task tests share: small tokenizers of every kind, benchmark files and a copy of RULER in our own words."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from lengthwise.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer
 from lengthwise.tasks.library import Library, TaskOptions
@@ -56,10 +60,65 @@ def _train(path: Path, normalizer: Any, pre_tokenizer: Any, decoder: Any, alphab
     path.write_text(backend.to_str())
 
 
+def _train_like_sentencepiece(path: Path) -> None:
+    """BPE without a pattern, bytes for what is not in the vocabulary, a space put before every text."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, pre_tokenizers, trainers
+
+    backend = Backend(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    bytes_ = [f"<0x{value:02X}>" for value in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=["<unk>", "<|end|>", *bytes_], show_progress=False)
+    backend.train_from_iterator([text.replace("\n", " ") for text in _training_text()], trainer)
+    description = json.loads(backend.to_str())
+    space = {"String": " "}
+    prepend = [{"type": "Prepend", "prepend": "\u2581"}, {"type": "Replace", "pattern": space, "content": "\u2581"}]
+    back = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
+    strip = {"type": "Strip", "content": " ", "start": 1, "stop": 0}
+    description["pre_tokenizer"] = None
+    description["normalizer"] = {"type": "Sequence", "normalizers": prepend}
+    description["decoder"] = {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, strip]}
+    description["added_tokens"] = [token for token in description["added_tokens"] if "0x" not in token["content"]]
+    path.write_text(json.dumps(description))
+
+
+class GreedyTokenizer:
+    """Words with the space before them, and single characters for the rest: a vocabulary read from left to right."""
+
+    name = "greedy"
+    fingerprint = "1" * 64
+    vocab_size = 1 << 20
+    parts_at_spaces = True
+
+    def __init__(self) -> None:
+        self._entries: list[str] = []
+        self._numbers: dict[str, int] = {}
+
+    def encode(self, text: str) -> np.ndarray:
+        pieces = re.findall(r" ?[a-z]+| ?[0-9]|.", text, re.DOTALL)
+        for piece in pieces:
+            if piece not in self._numbers:
+                self._numbers[piece] = len(self._entries)
+                self._entries.append(piece)
+        return np.array([self._numbers[piece] for piece in pieces], dtype=np.uint32)
+
+    def decode(self, ids: ArrayLike) -> str:
+        return "".join(self._entries[index] for index in np.asarray(ids).tolist())
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [self.encode(text) for text in texts]
+
+    def decode_batch(self, rows: Sequence[ArrayLike]) -> list[str]:
+        return [self.decode(row) for row in rows]
+
+    def token_bytes(self) -> np.ndarray:
+        return np.array([len(entry.encode()) for entry in self._entries])
+
+
 @pytest.fixture(scope="session")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
-    """Bytes; two kinds of byte-level BPE whose counts add up; one whose tokens reach across words; one that adds a
-    space and so does not give texts back."""
+    """Bytes; two kinds of byte-level BPE and two of others whose counts add up; one whose tokens reach across words;
+    one that adds a space and so does not give texts back."""
     from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 
     folder = tmp_path_factory.mktemp("tokenizers")
@@ -75,6 +134,9 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]
     for name, (normalizer, pre_tokenizer, decoder, alphabet) in kinds.items():
         _train(folder / f"{name}.json", normalizer, pre_tokenizer, decoder, alphabet)
         made[name] = HFTokenizer(folder / f"{name}.json")
+    _train_like_sentencepiece(folder / "pieces.json")
+    made["sentencepiece"] = HFTokenizer(folder / "pieces.json")
+    made["greedy"] = GreedyTokenizer()
     return made
 
 

@@ -63,7 +63,7 @@ def test_prompts_fit_and_are_counted_right(
 
 
 @pytest.mark.parametrize("name", ["niah_single_1", "niah_multivalue", "niah_multikey_3", "vt", "cwe", "fwe", "qa_1"])
-@pytest.mark.parametrize("kind", ["llama3", "loose"])
+@pytest.mark.parametrize("kind", ["llama3", "sentencepiece", "greedy", "loose"])
 def test_so_they_are_with_other_tokenizers(
     name: str, kind: str, library: Library, official_library: Library, tokenizers: dict[str, Tokenizer]
 ) -> None:

@@ -122,8 +122,7 @@ class HFTokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
-        self.description: dict[str, Any] = description
-        """The file as parsed."""
+        self._description: dict[str, Any] = description
         self._vocab: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         if not self._vocab:
             raise InputError(
@@ -138,6 +137,11 @@ class HFTokenizer:
         relevant = {key: value for key, value in description.items() if key not in ("truncation", "padding")}
         canonical = json.dumps(relevant, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The file as parsed; to be read, not changed."""
+        return self._description
 
     def encode(self, text: str) -> NDArray[np.uint32]:
         """Ids of `text`, uint32 [T]."""
@@ -166,7 +170,9 @@ class HFTokenizer:
         """
         sizes = np.zeros(self.vocab_size, dtype=np.int64)
         added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
-        byte_level = "ByteLevel" in json.dumps([self.description.get("decoder"), self.description.get("pre_tokenizer")])
+        byte_level = "ByteLevel" in json.dumps(
+            [self._description.get("decoder"), self._description.get("pre_tokenizer")]
+        )
         for token, index in self._vocab.items():
             if token in added:
                 sizes[index] = len(token.encode("utf-8"))

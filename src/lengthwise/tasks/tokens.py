@@ -1,15 +1,9 @@
 """Exact numbers of tokens, by addition where a tokenizer allows it.
 
 Counting a prompt by encoding it is exact and slow. For many tokenizers a text can be cut at certain places such that no
-token and no rule of the tokenizer reaches across; then the tokens of the parts add up to those of the whole, and parts
-that occur again need not be encoded again. `TokenCounter` knows such places for
-
-- bytes: everywhere;
-- byte-level BPE whose text is first split by one of the well-known patterns (GPT-2's, which GPT-NeoX uses; those of
-  cl100k, Llama 3 and Qwen 2): see `_CUT` and `_PIECES`.
-
-For any other tokenizer, and wherever a text has something unusual at such a place, the text is encoded as a whole.
-docs/tasks/ruler.md has the argument why the cuts are safe.
+token and no rule of the tokenizer reaches across (`splitting`); then the tokens of the parts add up to those of the
+whole, and parts that occur again need not be encoded again. For any other tokenizer, and wherever a text has something
+unusual at such a place, the text is encoded as a whole.
 """
 
 from __future__ import annotations
@@ -26,6 +20,7 @@ from numpy.typing import NDArray
 from lengthwise.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer
 from lengthwise.errors import InputError
 from lengthwise.tasks.merges import LONGEST, Merges
+from lengthwise.tasks.splitting import Kind, adds_up, digits_in_threes, kind_of, taking_space
 
 # A single space between two characters that are not white space: every pattern below starts a new piece there.
 _CUT = re.compile(r"(?<=\S) (?=\S)")
@@ -41,19 +36,8 @@ _KEPT = 300_000  # most pieces that are remembered
 _ONE = re.compile(rf"(?=.{{1,{LONGEST}}}$) ?(?:[A-Za-z]+|[0-9]+)")
 _ONE_OF_THREE = re.compile(rf"(?=.{{1,{LONGEST}}}$)(?: ?[A-Za-z]+|[0-9]{{1,3}})")
 _MANY = 16  # pieces from which on it is quicker
-_CUT_INSIDE = re.compile(r"[\s0-9.,:\-]")  # what a cut can have on one of its sides
 _RARE = re.compile(r"\d{6}")  # too many to come again
 
-_GPT2 = r"""'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
-_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-_SPLITS = {
-    # pattern: whether digits come in threes (or alone)
-    _GPT2: False,
-    # cl100k and Llama 3; Qwen 2.
-    _WORDS + r"\p{N}{1,3}" + _REST: True,
-    _WORDS + r"\p{N}" + _REST: True,
-}
 _PROBE = (
     "The first line ends here.\nA second one, with 1234567 and blue-house; it isn't long: 'quoted' (or so).\n"
     "VAR ABCDE = 12345\nUUID 5abca6e5-d0b1-43eb-809e-7a8086c5d1d6.\n1. word 2. well-worn 3. x ... ... abcdef ..."
@@ -65,19 +49,28 @@ class TokenCounter:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
+        self.kind = kind_of(tokenizer)
         self._known: dict[str, int] = {}
-        self._bytes = isinstance(tokenizer, ByteTokenizer)
-        self._takes_space = _taking_space(tokenizer)
-        self.additive = self._bytes or (isinstance(tokenizer, HFTokenizer) and adds_up(tokenizer.description))
-        """Whether counts of parts add up at the cuts that `meet` allows."""
+        self._takes_space = taking_space(tokenizer)
         self._pieces, self._one = _PIECES, _ONE
         self._merges: Merges | None = None
-        if self.additive and isinstance(tokenizer, HFTokenizer):
-            if _SPLITS[_pattern(tokenizer.description["pre_tokenizer"])]:
+        if self.kind is Kind.PIECES:
+            assert isinstance(tokenizer, HFTokenizer)
+            if digits_in_threes(tokenizer):
                 self._pieces, self._one = _PIECES_OF_THREE, _ONE_OF_THREE
             self._merges = Merges.of(tokenizer.description["model"])
         if self.additive and self.counts([_PROBE])[0] != self.whole([_PROBE])[0]:
-            self.additive = False
+            self.kind = Kind.UNKNOWN
+
+    @property
+    def additive(self) -> bool:
+        """Whether counts of parts add up at the cuts that `meet` allows."""
+        return self.kind is not Kind.UNKNOWN
+
+    @property
+    def inside(self) -> bool:
+        """Whether letters, digits and marks part inside a word as well."""
+        return self.kind in (Kind.BYTES, Kind.PIECES)
 
     def whole(self, texts: Sequence[str]) -> list[int]:
         """Counts by encoding each text as a whole."""
@@ -88,8 +81,12 @@ class TokenCounter:
         return int(self.counts([text])[0])
 
     def counts(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Tokens of each text, [len(texts)]: exact, by addition where that is safe."""
-        if self._bytes:
+        """Tokens of each text, [len(texts)]: exact, by addition where that is safe.
+
+        A text that begins with a space is counted as it is behind another; some tokenizers put a space of their own
+        before whatever they are given.
+        """
+        if self.kind is Kind.BYTES:
             return np.fromiter((len(t) if t.isascii() else len(t.encode()) for t in texts), np.int64, len(texts))
         if not self.additive:
             return np.array(self.whole(texts), dtype=np.int64)
@@ -97,7 +94,7 @@ class TokenCounter:
 
     def counts_of_names(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Tokens of each name behind a space, [len(names)]. Names are letters, digits and single hyphens inside."""
-        if self._bytes or not self.additive:
+        if self.kind is not Kind.PIECES:
             return self.counts([f" {name}" for name in names])
         # All at once: a piece that begins with a space begins a name.
         pieces = self._pieces.findall(f" {' '.join(names)}")
@@ -127,7 +124,12 @@ class TokenCounter:
         if self._merges is not None and len(quick) >= _MANY:
             new.update(zip(quick, self._merges.counts(quick).tolist(), strict=True))
         others = [piece for piece in pieces if piece not in new]
-        if others:
+        if others and self.kind is Kind.SPACES:
+            behind = ["x" if piece[0] == " " else "" for piece in others]
+            counts = self.whole(["x", *(before + piece for before, piece in zip(behind, others, strict=True))])
+            others_counts = [count - counts[0] * len(before) for count, before in zip(counts[1:], behind, strict=True)]
+            new.update(zip(others, others_counts, strict=True))
+        elif others:
             new.update(zip(others, self.whole(others), strict=True))
         self._known.update(new)
         return new
@@ -146,7 +148,7 @@ class TokenCounter:
         Safe are a single space that begins `right`, and a single line break that ends `left`, between characters that
         are not white space.
         """
-        if self._bytes:
+        if self.kind is Kind.BYTES:
             return True
         if not self.additive or not left or not right:
             return False
@@ -154,7 +156,7 @@ class TokenCounter:
             return False
         if right[0] == " ":
             return not left[-1].isspace() and len(right) > 1 and not right[1].isspace()
-        return left[-1] == "\n" and len(left) > 1 and not left[-2].isspace() and not right[0].isspace()
+        return self.inside and left[-1] == "\n" and len(left) > 1 and not left[-2].isspace() and not right[0].isspace()
 
     def total(self, pieces: Sequence[str], known: Sequence[int | None] | None = None) -> int:
         """Tokens of the joined pieces: parts that cannot be counted by themselves are counted with their neighbours.
@@ -190,7 +192,7 @@ class TokenCounter:
 
     def _cut(self, texts: Sequence[str]) -> list[list[str]]:
         """Of each text, pieces whose tokens add up."""
-        known, takes_space = self._known, self._takes_space
+        known, takes_space, inside = self._known, self._takes_space, self.inside
         cut: list[list[str]] = []
         for text in texts:
             if takes_space and any(token in text for token in takes_space):
@@ -200,74 +202,12 @@ class TokenCounter:
             words = [first, *[f" {word}" for word in others]] if first else [f" {word}" for word in others]
             pieces: list[str] = []
             for word in words:
-                if len(word) > _COMPOUND_LEN and word not in known and _COMPOUND.fullmatch(word):
+                if inside and len(word) > _COMPOUND_LEN and word not in known and _COMPOUND.fullmatch(word):
                     pieces.extend(self._pieces.findall(word))
                 else:
                     pieces.append(word)
             cut.append(pieces)
         return cut
-
-
-def adds_up(description: dict[str, Any]) -> bool:
-    """Whether a `tokenizer.json` describes a tokenizer whose counts add up at the cuts of this module."""
-    model = description.get("model") or {}
-    normalizer = description.get("normalizer")
-    if model.get("type") != "BPE" or model.get("dropout"):
-        return False
-    # NFC joins a character only with combining ones after it; at the cuts the next character is ASCII.
-    if normalizer is not None and normalizer != {"type": "NFC"}:
-        return False
-    if not _splits_at_cuts(description.get("pre_tokenizer")):
-        return False
-    return all(_keeps_to_itself(token) for token in description.get("added_tokens") or [])
-
-
-def _splits_at_cuts(pre_tokenizer: dict[str, Any] | None) -> bool:
-    """Whether text is split by a known pattern, and by nothing else, before merges."""
-    if pre_tokenizer is None:
-        return False
-    if pre_tokenizer.get("type") == "Sequence":
-        steps = pre_tokenizer.get("pretokenizers") or []
-        if len(steps) != 2 or steps[0].get("type") != "Split" or steps[1].get("type") != "ByteLevel":
-            return False
-        split, level = steps
-        return (
-            _pattern(pre_tokenizer) in _SPLITS
-            and split.get("behavior") == "Isolated"
-            and not split.get("invert")
-            and not level.get("use_regex", True)
-            and not level.get("add_prefix_space")
-        )
-    return (
-        pre_tokenizer.get("type") == "ByteLevel"
-        and not pre_tokenizer.get("add_prefix_space")
-        and bool(pre_tokenizer.get("use_regex", True))
-    )
-
-
-def _pattern(pre_tokenizer: dict[str, Any]) -> str:
-    """The pattern that splits text; the byte-level step has GPT-2's of its own."""
-    if pre_tokenizer["type"] == "Sequence":
-        return str(pre_tokenizer["pretokenizers"][0].get("pattern", {}).get("Regex"))
-    return _GPT2
-
-
-def _keeps_to_itself(token: dict[str, Any]) -> bool:
-    """Whether an added token cannot lie across a cut of this module."""
-    content = str(token.get("content", ""))
-    if content.strip() == "":
-        return len(content) > 1 and "\n" not in content  # runs of spaces: cuts are at single ones
-    if token.get("special"):
-        return not any(c.isspace() for c in content)
-    return not (token.get("lstrip") or token.get("rstrip") or token.get("single_word") or _CUT_INSIDE.search(content))
-
-
-def _taking_space(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Special tokens that swallow white space beside them: no cut next to one."""
-    if not isinstance(tokenizer, HFTokenizer):
-        return ()
-    added = tokenizer.description.get("added_tokens") or []
-    return tuple(str(t["content"]) for t in added if t.get("lstrip") or t.get("rstrip") or t.get("single_word"))
 
 
 def special_texts(tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ NUM_COMMON = 10
 _TRIES = 50
 _SIGMAS = 5  # how far above the mean a sample's words may come out before they are drawn again
 _LEAST_UNCOMMON = 5
+_NUMBERS = 4096  # numbers are counted so many at a time
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,15 @@ class CommonWordsTask(RulerTask):
 
     def _number_sums(self, counter: TokenCounter, upto: int) -> NDArray[np.int64]:
         """Tokens of the numbers 1..n with their dots, for n from 0."""
-        size = 1 << max(10, upto.bit_length())
+        size = -(-(upto + 1) // _NUMBERS) * _NUMBERS
 
         def count() -> NDArray[np.int64]:
-            numbers = counter.counts_of_names([str(number) for number in range(1, size)])
-            dot = counter.count(" 1.") - counter.count(" 1")
-            return np.concatenate([[0], np.cumsum(numbers + dot)])
+            numbers = [str(number) for number in range(1, size)]
+            if counter.inside:
+                tokens = counter.counts_of_names(numbers) + counter.count(" 1.") - counter.count(" 1")
+            else:
+                tokens = counter.counts([f" {number}." for number in numbers])
+            return np.concatenate([[0], np.cumsum(tokens)])
 
         return self.library.once(("cwe numbers", counter.tokenizer.fingerprint, size), count)
 
@@ -154,10 +158,15 @@ class CommonWordsTask(RulerTask):
         head = example + template.before
         around = counter.count(head + "1.") - counter.count(" 1.") + counter.count(template.ending)
         common = tier.common * int(words.tokens(skip, NUM_COMMON).sum())
-        guess = max(_LEAST_UNCOMMON, (target - around - common) // (3 * tier.uncommon) + 2)
-        uncommon = tier.uncommon * np.concatenate([[0], np.cumsum(words.tokens(skip + NUM_COMMON, guess))])
-        entries = first + tier.uncommon * np.arange(guess + 1)
-        sums = around + common + uncommon + self._number_sums(counter, int(entries[-1]))[entries]
+        entry = float(self._word_counts(counter).mean()) + counter.count(" 100.")
+        guess = max(_LEAST_UNCOMMON, int((target - around - common) / (tier.uncommon * entry)) + 2)
+        while True:
+            uncommon = tier.uncommon * np.concatenate([[0], np.cumsum(words.tokens(skip + NUM_COMMON, guess))])
+            entries = first + tier.uncommon * np.arange(guess + 1)
+            sums = around + common + uncommon + self._number_sums(counter, int(entries[-1]))[entries]
+            if sums[-1] > target:
+                break
+            guess += guess // 8 + 8
         number = max(1, int(np.searchsorted(sums, target, side="right")) - 1)
         while True:
             drawn = words.words(skip, NUM_COMMON + number)

@@ -410,7 +410,7 @@ class NeedleForm:
         self.typical = int(whole)
         """Tokens of one needle with its line break."""
         self._fixed = int(whole - first - second)
-        self._in_parts = counter.additive and _stand_apart(sentence.format("\0", "\1") + "\n")
+        self._in_parts = counter.inside and _stand_apart(sentence.format("\0", "\1") + "\n")
         self._word_counts: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
 
     def draw(self, wanted: Sequence[tuple[Draws, int]]) -> list[tuple[list[str], NDArray[np.int64]]]:

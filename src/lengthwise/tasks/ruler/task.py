@@ -163,7 +163,7 @@ def _texts(value: object) -> list[str]:
 def fit_whole(
     counter: TokenCounter, room: int, assemble: Callable[[int], tuple[tuple[Part, ...], int]]
 ) -> tuple[tuple[Part, ...], int]:
-    """Fill a prompt for a tokenizer whose counts do not add up: guess by addition, encode, correct, a few times.
+    """Fill a prompt whose parts do not add up: guess by addition, count the whole, correct, a few times.
 
     Args:
         counter: of the tokenizer.
@@ -175,16 +175,15 @@ def fit_whole(
     best: tuple[tuple[Part, ...], int] | None = None
     target, tried = room, set()
     for _ in range(_FIT_ROUNDS):
-        if target in tried:
-            break
         tried.add(target)
-        parts, _ = assemble(target)
-        tokens = counter.whole([join_parts(parts)])[0]
+        parts, summed = assemble(target)
+        tokens = counter.count(join_parts(parts))
         if tokens <= room and (best is None or tokens > best[1]):
             best = (parts, tokens)
-        if tokens == room:
+        # By so much this prompt is too short or too long; what adds up to less than it does is shorter by a unit.
+        target = summed + room - tokens
+        if target in tried:
             break
-        target += room - tokens
     if best is None:
         raise ValueError(f"no prompt of at most {room} tokens was found")
     return best

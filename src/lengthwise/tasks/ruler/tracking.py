@@ -111,7 +111,7 @@ class TrackingTask(RulerTask):
                 total = tokens_of(pieces)
                 if total <= target or number == 1:
                     return tuple(pieces), total
-                number -= 1
+                number = max(1, number - max(1, (total - target) // noise.tokens))
 
         parts, total = assemble(room) if counter.additive else fit_whole(counter, room, assemble)
         number = sum((p.stop - p.start + 1) // len(noise.line) for p in parts if isinstance(p, Slice)) - example.noise

@@ -62,7 +62,7 @@ def test_prompts_fit_and_are_counted_right(
     check(task_of(name, library), [3], 4096, tokenizers[kind])
 
 
-@pytest.mark.parametrize("name", ["niah_single_1", "niah_multivalue", "niah_multikey_3", "vt", "cwe", "fwe", "qa_1"])
+@pytest.mark.parametrize("name", ["niah_single_1", "niah_multivalue", "vt", "cwe", "qa_1"])
 @pytest.mark.parametrize("kind", ["llama3", "sentencepiece", "greedy", "loose"])
 def test_so_they_are_with_other_tokenizers(
     name: str, kind: str, library: Library, official_library: Library, tokenizers: dict[str, Tokenizer]
@@ -119,7 +119,7 @@ def test_at_the_least_length_many_samples_can_be_made(
     name: str, library: Library, tokenizers: dict[str, Tokenizer]
 ) -> None:
     task = task_of(name, library)
-    assert len(task.samples(range(25), task.min_length(tokenizers["bytes"]), tokenizers["bytes"], 1)) == 25
+    assert len(task.samples(range(15), task.min_length(tokenizers["bytes"]), tokenizers["bytes"], 1)) == 15
 
 
 def context_of(task: NeedleTask, sample: Sample) -> str:
@@ -134,7 +134,7 @@ def context_of(task: NeedleTask, sample: Sample) -> str:
 def test_needles_stand_once_in_the_haystack(name: str, library: Library, tokenizers: dict[str, Tokenizer]) -> None:
     task = task_of(name, library)
     assert isinstance(task, NeedleTask)
-    for sample in task.samples(range(25), 2048, tokenizers["bytes"], 0):
+    for sample in task.samples(range(15), 2048, tokenizers["bytes"], 0):
         context = context_of(task, sample)
         assert len(set(sample.answers)) == len(sample.answers) == task.config.num_asked * task.config.num_values
         for answer in sample.answers:
@@ -167,7 +167,8 @@ def test_depths_are_uniform_and_as_said(name: str, library: Library, tokenizers:
 def test_evidence_is_anywhere(name: str, library: Library, tokenizers: dict[str, Tokenizer]) -> None:
     task = task_of(name, library)
     place = 2 if name == "vt" else 0
-    depths = [sample.meta["depths"][place] for sample in task.samples(range(120), 5000, tokenizers["bytes"], 0)]
+    length = 3000 if name == "vt" else 5000
+    depths = [sample.meta["depths"][place] for sample in task.samples(range(120), length, tokenizers["bytes"], 0)]
     if name == "vt":
         # The third of five sorted places: symmetric around the middle, and wide.
         assert abs(np.mean(depths) - 50) < 6

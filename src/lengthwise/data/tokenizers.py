@@ -196,6 +196,11 @@ class HFTokenizer:
         canonical = json.dumps(relevant, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """The file as parsed; to be read, not changed."""
+        return self._description
+
     def encode(self, text: str) -> NDArray[np.uint32]:
         """Ids of `text`, uint32 [T]."""
         return np.asarray(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.uint32)

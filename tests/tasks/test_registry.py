@@ -1,7 +1,10 @@
 """Names of tasks."""
 
+from pathlib import Path
+
 import pytest
 
+from lengthwise.data.tokenizers import ByteTokenizer
 from lengthwise.errors import InputError
 from lengthwise.tasks.base import Task
 from lengthwise.tasks.library import Library, TaskOptions
@@ -57,13 +60,37 @@ def test_every_family_makes_a_task(library: Library) -> None:
         assert isinstance(task, Task)
         assert task.name == name
         assert task.scorers()
-        assert task.parameters()["family"] in ("niah", "vt", "cwe", "fwe", "qa")
+        if name.startswith("babilong"):
+            with pytest.raises(InputError, match="lengthwise data get babi"):
+                task.parameters()
+        else:
+            assert task.parameters()
     assert [task.name for task in make_tasks(["vt", "ruler", "vt:hops=4"])] == [
         "vt",
         *RULER[:8],
         *RULER[9:],
         "vt:hops=4",
     ]
+
+
+def test_families_of_the_length_paper(library: Library) -> None:
+    depths = make_tasks(["passkey-depth"])
+    assert [task.name for task in depths] == ["passkey:depth=0.1", "passkey:depth=0.5", "passkey:depth=0.9"]
+    assert [task.parameters()["depths"] for task in depths] == [(0.1,), (0.5,), (0.9,)]
+    sample = depths[1].samples([0], 600, ByteTokenizer(), 0)[0]
+    assert (sample.task, sample.id) == ("passkey:depth=0.5", "passkey:depth=0.5/600/00000")
+    assert [task.name for task in make_tasks(["babilong"])] == [f"babilong_qa{number}" for number in range(1, 6)]
+    assert len(expand("babilong-all")) == 20
+    assert make_task("copying:letters=10", library).floor == 0.1
+    assert not make_task("copying", library).parameters()["free_running"]
+    assert make_task("copying_free", library).parameters()["free_running"]
+
+
+def test_babilong_looks_into_the_data_folder(tmp_path: Path) -> None:
+    books = tmp_path / "book.txt"
+    options = TaskOptions(data_dir=tmp_path, books=(books,))
+    parameters = make_task("babilong_qa3", Library(options)).config
+    assert (parameters.babi, parameters.books) == (str(tmp_path / "babi"), (str(books),))
 
 
 def test_binary_tasks_are_those_with_one_answer(library: Library) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -91,6 +92,31 @@ def _unpack_essays(folder: Path) -> None:
     archive.unlink()
 
 
+_PG19_LIST, _PG19_TEXT = "test_files.txt", "books.jsonl"
+
+
+def _unpack_pg19(folder: Path) -> None:
+    """Every book that the list names, in its order, as one line of JSON each; books fetched before are kept."""
+    listed = folder / _PG19_LIST
+    names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names or not all(re.fullmatch(r"(\w+/)?\d+\.txt", name) for name in names):
+        raise InputError(
+            expected="a list of PG-19's test books, a line like test/10146.txt each",
+            got=f"{len(names)} lines, the first of which reads {names[0][:60]!r}" if names else "an empty file",
+            where=str(listed),
+            fix="remove it and give the command again",
+        )
+    lines = []
+    for name in names:
+        number = PurePosixPath(name).name
+        book = folder / "test" / number
+        if not book.is_file():
+            fetch((Mirror(f"https://storage.googleapis.com/deepmind-gutenberg/test/{number}"),), book)
+        lines.append(json.dumps({"id": number, "text": book.read_text(encoding="utf-8")}) + "\n")
+    atomic_write_bytes(folder / _PG19_TEXT, "".join(lines).encode())
+
+
+_BABILONG_COMMIT = "7a6efee"
 _RULER_FILES = {
     "LICENSE": None,
     "scripts/synthetic.yaml": "34bc71dcacdc41a829a170f04b528fbf48d62c616338005ab4991680fbf8cb0b",
@@ -168,6 +194,52 @@ DATA_SETS: Mapping[str, DataSet] = {
         ),
         results=tuple(_RULER_FILES),
         by_hand="a checkout of github.com/NVIDIA/RULER serves as well: give its folder as --ruler-source",
+    ),
+    "babi": DataSet(
+        about="bAbI tasks 1.2: the facts and questions of BABILong",
+        licence="CC BY 3.0",
+        files=(
+            RemoteFile(
+                name="tasks_1-20_v1-2.tar.gz",
+                mirrors=(
+                    Mirror("http://www.thespermwhale.com/jaseweston/babi/tasks_1-20_v1-2.tar.gz"),
+                    Mirror("https://s3.amazonaws.com/text-datasets/babi_tasks_1-20_v1-2.tar.gz"),
+                ),
+            ),
+        ),
+        results=("tasks_1-20_v1-2.tar.gz",),
+        by_hand="tasks_1-20_v1-2.tar.gz is the archive of the bAbI tasks, version 1.2; the folder in it serves as well",
+    ),
+    "pg19": DataSet(
+        about="test books of PG-19: the text around the facts in the published BABILong (--books)",
+        licence="Apache-2.0, the books in the public domain in the USA",
+        files=(
+            RemoteFile(
+                name=_PG19_LIST,
+                mirrors=(Mirror("https://huggingface.co/datasets/deepmind/pg19/resolve/main/data/test_files.txt"),),
+            ),
+        ),
+        results=(_PG19_TEXT,),
+        by_hand=f'{_PG19_TEXT} has a line {{"id": ..., "text": ...}} for each of the 100 files in the folder test of '
+        "the storage bucket deepmind-gutenberg; any folder of books serves as well: give it as --books",
+        unpack=_unpack_pg19,
+    ),
+    "babilong": DataSet(
+        about="BABILong's official wording, from booydar/babilong (--babilong-source)",
+        licence="Apache-2.0",
+        files=(
+            RemoteFile(
+                name="babilong/prompts.py",
+                mirrors=(
+                    Mirror(
+                        f"https://raw.githubusercontent.com/booydar/babilong/{_BABILONG_COMMIT}/babilong/prompts.py"
+                    ),
+                    Mirror("https://raw.githubusercontent.com/booydar/babilong/main/babilong/prompts.py"),
+                ),
+            ),
+        ),
+        results=("babilong/prompts.py",),
+        by_hand="a checkout of github.com/booydar/babilong serves as well: give its folder as --babilong-source",
     ),
 }
 """Rows are data sets; a task of another kind adds its own."""

@@ -53,9 +53,9 @@ class CopyingTask:
     version = 1
     binary = False
 
-    def __init__(self, config: CopyingConfig | None = None) -> None:
+    def __init__(self, config: CopyingConfig | None = None, *, name: str | None = None) -> None:
         self.config = config or CopyingConfig()
-        self.name = "copying_free" if self.config.free_running else "copying"
+        self.name = name or ("copying_free" if self.config.free_running else "copying")
         self.floor: float | None = 1 / self.config.letters
 
     def parameters(self) -> dict[str, Any]:

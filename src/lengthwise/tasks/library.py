@@ -39,6 +39,10 @@ class TaskOptions:
     """A copy of RULER, for its wording and the essays as haystack; None for our own wording and prose."""
     model_template: str = "base"
     """Model template of that copy that goes around the prompts; base is none."""
+    babilong_source: Path | None = None
+    """A copy of BABILong, for its wording; None for ours."""
+    books: tuple[Path, ...] = ()
+    """Files and folders with the text around BABILong's facts; none for text of the Python installation."""
 
     def __post_init__(self) -> None:
         if self.model_template != "base" and self.ruler_source is None:

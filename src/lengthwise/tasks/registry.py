@@ -11,9 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from lengthwise.data.benchmarks import folder_of
 from lengthwise.errors import InputError, check_keys, near_matches
+from lengthwise.tasks.babilong.books import PYTHON_BOOK
+from lengthwise.tasks.babilong.config import BabilongConfig
+from lengthwise.tasks.babilong.task import BabilongTask
 from lengthwise.tasks.base import Task
+from lengthwise.tasks.copying import CopyingConfig, CopyingTask
 from lengthwise.tasks.library import Library, TaskOptions
+from lengthwise.tasks.passkey.task import PasskeyConfig, PasskeyTask
 from lengthwise.tasks.ruler.common_words import CommonWordsTask
 from lengthwise.tasks.ruler.frequent_words import FrequentWordsTask
 from lengthwise.tasks.ruler.names import Kind
@@ -22,6 +28,29 @@ from lengthwise.tasks.ruler.reading import ReadingTask
 from lengthwise.tasks.ruler.tracking import TrackingTask
 
 Parameters = Mapping[str, str]
+BABILONG_TASKS = (
+    "one fact says where someone is",
+    "two facts",
+    "three facts",
+    "who stands where to whom",
+    "who gave what to whom",
+    "yes or no",
+    "counting",
+    "lists",
+    "negation",
+    "yes, no or maybe",
+    "pronouns",
+    "two people at once",
+    "pronouns for two",
+    "times of the day",
+    "deduction",
+    "induction",
+    "positions of shapes",
+    "sizes",
+    "finding a way",
+    "motives",
+)
+"""What each of qa1 to qa20 is about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +124,50 @@ def _fwe(name: str, library: Library, parameters: Parameters) -> Task:
     return FrequentWordsTask(name, library, _number(parameters.get("alpha", "2.0"), name, "alpha"))
 
 
+def _passkey(name: str, library: Library, parameters: Parameters) -> Task:
+    values: dict[str, Any] = {}
+    if "depth" in parameters:
+        values["depths"] = (_number(parameters["depth"], name, "depth"),)
+    if "digits" in parameters:
+        values["digits"] = _whole(parameters["digits"], name, "digits")
+    for key in ("variant", "wording"):
+        if key in parameters:
+            values[key] = parameters[key]
+    return PasskeyTask(PasskeyConfig(**values), name=name)
+
+
+def _babilong(question: str) -> Callable[[str, Library, Parameters], Task]:
+    def make(name: str, library: Library, parameters: Parameters) -> Task:
+        options = library.options
+        return BabilongTask(
+            BabilongConfig(
+                task=question,
+                babi=str(folder_of("babi", options.data_dir)),
+                books=tuple(map(str, options.books)) if options.books else PYTHON_BOOK,
+                babilong_source=None if options.babilong_source is None else str(options.babilong_source),
+            )
+        )
+
+    return make
+
+
+def _copying(free_running: bool) -> Callable[[str, Library, Parameters], Task]:
+    def make(name: str, library: Library, parameters: Parameters) -> Task:
+        letters = _whole(parameters.get("letters", "26"), name, "letters")
+        return CopyingTask(CopyingConfig(letters=letters, free_running=free_running), name=name)
+
+    return make
+
+
+def _whole(text: str, name: str, key: str) -> int:
+    value = _number(text, name, key)
+    if value != int(value):
+        raise InputError(
+            expected=f"a whole number as {key}", got=f"'{text}'", where=f"the task {name}", fix=f"write {key}=5"
+        )
+    return int(value)
+
+
 def _qa(data_set: str) -> Callable[[str, Library, Parameters], Task]:
     return lambda name, library, parameters: ReadingTask(name, library, data_set, parameters.get("file"))
 
@@ -146,10 +219,27 @@ FAMILIES: Mapping[str, Family] = {
         parameters=("haystack", "key", "value", "depth", "haystack_file", "needle_file"),
         several=("haystack", "key", "value", "depth"),
     ),
+    "passkey": Family(
+        about="one number in a filler, at depths 0.1, 0.5 and 0.9 in turn",
+        make=_passkey,
+        parameters=("variant", "depth", "digits", "wording"),
+        several=("variant", "depth"),
+    ),
+    **{
+        f"babilong_qa{number}": Family(about=f"BABILong: {about}", make=_babilong(f"qa{number}"))
+        for number, about in enumerate(BABILONG_TASKS, start=1)
+    },
+    "copying": Family(
+        about="say a random string again, the right letters given (models with the tokenizer copy)",
+        make=_copying(False),
+        parameters=("letters",),
+    ),
+    "copying_free": Family(about="say a random string again by oneself", make=_copying(True), parameters=("letters",)),
 }
 """Rows are families; a task of another kind adds its own."""
 
 _RULER = tuple(FAMILIES)[:13]
+_BABILONG = tuple(name for name in FAMILIES if name.startswith("babilong_"))
 _FORMATS = {
     "Essay-Word-Num": "haystack=prose,key=word,value=number",
     "Essay-Word-UUID": "haystack=prose,key=word,value=uuid",
@@ -193,6 +283,16 @@ GROUPS: Mapping[str, Group] = {
     "niah-format": Group(
         about="Table 4 of arXiv 2407.08112: three formats at three depths", members=_members(_TABLE_4), cells=_TABLE_4
     ),
+    "passkey-depth": Group(
+        about="Figure 7 of arXiv 2507.02782: passkey at depths 0.1, 0.5 and 0.9 apart",
+        members=("passkey:depth=0.1+0.5+0.9",),
+    ),
+    "babilong": Group(
+        about="the five tasks of BABILong that papers average",
+        members=_BABILONG[:5],
+        cells={"average": _BABILONG[:5]},
+    ),
+    "babilong-all": Group(about="the twenty tasks of BABILong", members=_BABILONG, cells={"average": _BABILONG}),
 }
 """Rows are groups; a task of another kind adds its own."""
 

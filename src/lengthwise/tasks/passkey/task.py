@@ -67,9 +67,9 @@ class PasskeyTask:
     floor: float | None = None
     binary = True
 
-    def __init__(self, config: PasskeyConfig | None = None) -> None:
+    def __init__(self, config: PasskeyConfig | None = None, *, name: str | None = None) -> None:
         self.config = config or PasskeyConfig()
-        self.name = "passkey" if self.config.variant == "exact" else f"passkey_{self.config.variant}"
+        self.name = name or ("passkey" if self.config.variant == "exact" else f"passkey_{self.config.variant}")
         self._exact_layouts: dict[str, ExactLayout] = {}
         self._shortest: dict[str, int] = {}
 

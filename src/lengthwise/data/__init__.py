@@ -3,9 +3,16 @@
 from lengthwise.data.corpora import prepare_corpus, split_of
 from lengthwise.data.documents import Document, read_documents
 from lengthwise.data.readers import Batch, Lanes, ShuffledWindows
+from lengthwise.data.rwkv_world import RWKVWorldTokenizer
 from lengthwise.data.sequences import sample_sequences
 from lengthwise.data.store import StoreWriter, TokenStore
-from lengthwise.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer, load_tokenizer
+from lengthwise.data.tokenizers import (
+    ByteTokenizer,
+    HFTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    load_tokenizer,
+)
 
 __all__ = [
     "Batch",
@@ -13,6 +20,8 @@ __all__ = [
     "Document",
     "HFTokenizer",
     "Lanes",
+    "RWKVWorldTokenizer",
+    "SentencePieceTokenizer",
     "ShuffledWindows",
     "StoreWriter",
     "TokenStore",

@@ -15,6 +15,7 @@ CLAIMS = {
     "passing-overhead": ("passing_overhead", "run"),
     "measure-stream": ("measure_stream", "run"),
     "remembrance": ("remembrance", "run"),
+    "checkpoint-load": ("checkpoint_load", "run"),
     "demo": ("demo", "run"),
 }
 

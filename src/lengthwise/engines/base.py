@@ -24,12 +24,14 @@ class Request:
         max_new_tokens: generation budget.
         continuation: ids whose likelihood is asked for instead of a generation; None to generate.
         text: the prompt as text, for engines that have a tokenizer of their own (servers); None where ids are all.
+        continuation_text: the continuation as text, likewise.
     """
 
     prompt: NDArray[Any]
     max_new_tokens: int = 0
     continuation: NDArray[Any] | None = None
     text: str | None = None
+    continuation_text: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """`lengthwise models`."""
 
 import pytest
+from tests.checkpoints.published import LAYOUTS, write_folder
 
 from lengthwise.models.presets import PRESETS
-from tests.checkpoints.published import LAYOUTS, write_folder
 
 
 def test_lists_every_preset(lengthwise) -> None:
@@ -60,5 +60,3 @@ def test_a_repository_that_cannot_be_asked(lengthwise, tmp_path, monkeypatch) ->
     done = lengthwise("models", "org/name")
     assert done.code == 2
     assert done.part("expected") == "org/name in the cache, because HF_HUB_OFFLINE is set"
-
-

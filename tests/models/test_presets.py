@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tests.models.families import _written
 
 from lengthwise.checkpoints.express import natural, stored_shapes
 from lengthwise.checkpoints.formats import FORMATS
@@ -21,7 +22,6 @@ from lengthwise.models.config import (
 )
 from lengthwise.models.lm import LanguageModel
 from lengthwise.models.presets import PRESETS, family, get_preset, preset_of_repository
-from tests.models.families import _written
 
 BUILT = [name for name, preset in PRESETS.items() if _written(preset.config)]
 
@@ -51,7 +51,9 @@ def mixer_parameters(mixer: object, d: int) -> int:
 def parameters(config: ModelConfig) -> int:
     """Sum of the published shapes, from the tables of the papers and not from the layers."""
     d, norm = config.d_model, 2 * config.d_model if config.norm == "layer" else config.d_model
-    total = config.padded_vocab_size * d * (1 if config.tie_embeddings else 2) + norm * (2 if config.embedding_norm else 1)
+    total = config.padded_vocab_size * d * (1 if config.tie_embeddings else 2) + norm * (
+        2 if config.embedding_norm else 1
+    )
     for mixer in config.mixers:
         total += norm + mixer_parameters(mixer, d)
         if isinstance(config.mlp, GatedMLPConfig):

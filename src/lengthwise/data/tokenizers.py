@@ -263,11 +263,18 @@ def tokenizer_file(spec: str | Path, base: Path | None = None) -> Path | None:
         folder = fetch(repository, lambda files: _first_of(files, repository))
         there = [path.name for path in folder.iterdir()]
         return folder / _first_of(there, repository)[0]
+    if base is not None:
+        raise InputError(
+            expected="the tokenizer that the checkpoint names, in its folder",
+            got=f"no '{spec}'",
+            where=str(base),
+            fix="copy the file there, or give --tokenizer",
+        )
     raise InputError(
-        expected="a tokenizer: 'bytes' or the path of a tokenizer.json",
-        got=f"'{spec}', which is neither ({near_matches(str(spec), [BYTES_SPEC])})",
+        expected=f"a tokenizer: 'bytes', a file ({', '.join(FILES)}), a folder with one, or a repository org/name",
+        got=f"'{spec}', which is none ({near_matches(str(spec), [BYTES_SPEC])})",
         where=f"--tokenizer {spec}",
-        fix="write --tokenizer bytes, or give the path of an existing tokenizer.json",
+        fix="write --tokenizer bytes, or give the path of an existing file",
     )
 
 

@@ -1,4 +1,4 @@
-"""Published sizes, built without memory: parameters counted by arithmetic of its own, and the published tensor names."""
+"""Published sizes, built without memory: parameters counted by arithmetic of its own, and published tensors."""
 
 from __future__ import annotations
 

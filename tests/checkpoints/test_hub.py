@@ -118,6 +118,9 @@ def test_describing_fetches_no_weights(repository: Repository) -> None:
     assert (found.format, found.config.num_layers, found.container) == ("transformers/mamba2", 3, None)
     assert repository.cached() == {"config.json", "tokenizer.json"}
     assert recognise("org/name") == "transformers/mamba2"
+    (repository.there / "config.json").unlink()
+    with pytest.raises(InputError, match=r"a repository with a config.json; got none among its 7 files"):
+        describe("org/name")
 
 
 def test_all_files_of_an_index() -> None:

@@ -59,7 +59,6 @@ def load_checkpoint(name_or_path: str | Path, *, dtype: torch.dtype = torch.floa
     buffers = _check(expected, weights, form, config)
     state = _convert(form, config, values, weights, dtype)
     model.load_state_dict(state, assign=True)
-    files = {name: file for name, file in weights.files.items() if name not in buffers}
     return Checkpoint(
         model=model.requires_grad_(True),
         config=config,
@@ -67,7 +66,7 @@ def load_checkpoint(name_or_path: str | Path, *, dtype: torch.dtype = torch.floa
         stored=Stored(
             values=values,
             container=weights.container,
-            files={**files, **{name: weights.files[name] for name in buffers}},
+            files=weights.files,
             index=weights.path.name if weights.path.name.endswith(INDEX) else None,
             dtypes=weights.dtypes,
             buffers=buffers,

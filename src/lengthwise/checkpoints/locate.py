@@ -97,9 +97,21 @@ def locate_config(name_or_path: str | Path) -> Place | str:
     exists = Path(name_or_path).exists() or str(name_or_path) in (*list_shipped(), *PRESETS)
     if repository is None or repository.file is not None or exists:
         return locate(name_or_path)
-    folder = fetch(repository, lambda files: [file for file in files if file == CONFIG or file in SIDE_FILES])
+    folder = fetch(repository, lambda files: _small(files, repository))
     found = find_weights(folder)  # perhaps in the cache already
     return Place(str(name_or_path), folder, found, preset_of_repository(repository.repository))
+
+
+def _small(files: Sequence[str], repository: HubName) -> list[str]:
+    """The config and the files of the tokenizer. Raises InputError where there is no config."""
+    if CONFIG not in files:
+        raise InputError(
+            expected=f"a repository with a {CONFIG}",
+            got=f"none among its {len(files)} files",
+            where=repository.address,
+            fix="name a file of weights, whose tensors tell the sizes: org/name/file.pth",
+        )
+    return [file for file in files if file == CONFIG or file in SIDE_FILES]
 
 
 def needed(files: Sequence[str], repository: HubName) -> list[str]:

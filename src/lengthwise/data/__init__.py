@@ -8,6 +8,7 @@ from lengthwise.data.sequences import sample_sequences
 from lengthwise.data.store import StoreWriter, TokenStore
 from lengthwise.data.tokenizers import (
     ByteTokenizer,
+    CopyTokenizer,
     HFTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
@@ -17,6 +18,7 @@ from lengthwise.data.tokenizers import (
 __all__ = [
     "Batch",
     "ByteTokenizer",
+    "CopyTokenizer",
     "Document",
     "HFTokenizer",
     "Lanes",

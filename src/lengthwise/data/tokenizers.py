@@ -1,4 +1,5 @@
-"""Text to token ids and back: plain bytes, `tokenizer.json` files, sentencepiece models, the World vocabulary of RWKV.
+"""Text to token ids and back: plain bytes, `tokenizer.json` files, sentencepiece models, the World vocabulary of RWKV,
+and the symbols of the copying task.
 
 All give an exact round trip wherever the tokenizer allows one: no special tokens are added when encoding, none are
 dropped when decoding. A tokenizer file that normalises its input (NFC, lower case) cannot restore what it changed; the
@@ -24,6 +25,7 @@ from lengthwise.errors import InputError, near_matches
 from lengthwise.hub import HubName, fetch, hub_name
 
 BYTES_SPEC = "bytes"
+COPY_SPEC = "copy"
 FILES = ("tokenizer.json", "tokenizer.model", "rwkv_vocab_v20230424.txt")
 """What a folder's tokenizer may be called; the first that is there counts."""
 _COMPRESSED = (".xz", ".gz", ".zst")
@@ -94,6 +96,63 @@ class ByteTokenizer:
 
     def token_bytes(self) -> NDArray[np.int64]:
         """One byte per id, [256]."""
+        return np.ones(self.vocab_size, dtype=np.int64)
+
+
+class CopyTokenizer:
+    """The vocabulary of the copying task: 26 letters and four marks, one id a character.
+
+    It has no id for anything else, so it serves that task alone; a checkpoint trained with it names it "copy".
+    """
+
+    start, separator, end, padding = "<", "=", ">", "_"
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    symbols = letters + start + separator + end + padding
+    name = COPY_SPEC
+    vocab_size = len(symbols)
+    fingerprint = hashlib.sha256(b"lengthwise copy tokenizer, version 1\0" + symbols.encode()).hexdigest()
+
+    def __init__(self) -> None:
+        self._ids = np.full(128, 255, dtype=np.uint8)
+        self._ids[list(self.symbols.encode())] = np.arange(self.vocab_size)
+        self._symbols = np.frombuffer(self.symbols.encode(), dtype=np.uint8)
+
+    def encode(self, text: str) -> NDArray[np.uint8]:
+        """Ids of letters and marks, uint8 [T]. Raises InputError for other characters."""
+        codes = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+        ids = self._ids[np.minimum(codes, 127)]
+        if ids.size and ids.max() >= self.vocab_size:
+            other = next(character for character in text if character not in self.symbols)
+            raise InputError(
+                expected=f"letters and the marks {self.symbols[26:]}, the vocabulary of the copying task",
+                got=f"the character {other!r}",
+                where="text given to CopyTokenizer.encode",
+                fix="use the tokenizer 'copy' with the copying task only",
+            )
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint8]]:
+        """`encode` of each text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Letters and marks of ids [T], one character each."""
+        values = np.asarray(ids, dtype=np.int64)
+        if values.size and (values.min() < 0 or values.max() >= self.vocab_size):
+            raise InputError(
+                expected=f"token ids 0..{self.vocab_size - 1}",
+                got=f"ids {values.min()}..{values.max()}",
+                where="ids given to CopyTokenizer.decode",
+                fix="decode with the tokenizer that made the ids",
+            )
+        return self._symbols[values].tobytes().decode("ascii")
+
+    def decode_batch(self, rows: Sequence[ArrayLike]) -> list[str]:
+        """`decode` of each row of ids."""
+        return [self.decode(row) for row in rows]
+
+    def token_bytes(self) -> NDArray[np.int64]:
+        """One byte per id, [30]."""
         return np.ones(self.vocab_size, dtype=np.int64)
 
 
@@ -230,15 +289,15 @@ def load_tokenizer(spec: str | Path, base: Path | None = None) -> Tokenizer:
     """The tokenizer a specification names.
 
     Args:
-        spec: "bytes"; a `tokenizer.json`, a sentencepiece `tokenizer.model` or an RWKV vocabulary (compressed or not);
-            a folder that holds one; or a repository on the Hugging Face hub that does.
+        spec: "bytes"; "copy"; a `tokenizer.json`, a sentencepiece `tokenizer.model` or an RWKV vocabulary, compressed
+            or not; a folder that holds one; or a repository on the Hugging Face hub that does.
         base: folder a relative path starts from; the working folder when None.
     Raises:
         InputError: nothing of that name, or a file that is no tokenizer.
     """
     path = tokenizer_file(spec, base)
     if path is None:
-        return ByteTokenizer()
+        return CopyTokenizer() if str(spec) == COPY_SPEC else ByteTokenizer()
     name = path.name
     for ending in _COMPRESSED:
         name = name.removesuffix(ending)
@@ -248,11 +307,11 @@ def load_tokenizer(spec: str | Path, base: Path | None = None) -> Tokenizer:
 
 
 def tokenizer_file(spec: str | Path, base: Path | None = None) -> Path | None:
-    """The file a specification names, downloaded if need be; None for bytes, which need none.
+    """The file a specification names, downloaded if need be; None for bytes and copy, which need none.
 
     Args and errors as for `load_tokenizer`.
     """
-    if str(spec) == BYTES_SPEC:
+    if str(spec) in (BYTES_SPEC, COPY_SPEC):
         return None
     path = Path(spec) if base is None else base / Path(spec)
     if path.is_dir():
@@ -272,7 +331,7 @@ def tokenizer_file(spec: str | Path, base: Path | None = None) -> Path | None:
         )
     raise InputError(
         expected=f"a tokenizer: 'bytes', a file ({', '.join(FILES)}), a folder with one, or a repository org/name",
-        got=f"'{spec}', which is none ({near_matches(str(spec), [BYTES_SPEC])})",
+        got=f"'{spec}', which is none ({near_matches(str(spec), [BYTES_SPEC, COPY_SPEC])})",
         where=f"--tokenizer {spec}",
         fix="write --tokenizer bytes, or give the path of an existing file",
     )

@@ -67,6 +67,8 @@ def test_long_commands_are_understood(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LENGTHWISE_DEBUG", "0")
     monkeypatch.setattr("lengthwise.data.prepare_corpus", _not_now)
+    monkeypatch.setattr("lengthwise.data.benchmarks.fetch", _not_now)
+    monkeypatch.setenv("LENGTHWISE_DATA", str(tmp_path))
     code = main([*words, "--dry-run"] if words[0] in PLANNED else words)
     captured = capsys.readouterr()
     assert code in (0, 2), captured.err
@@ -75,7 +77,7 @@ def test_long_commands_are_understood(
 
 
 def _not_now(*args: object, **options: object) -> None:
-    raise InputError(expected="time to tokenize", got="a test", where="tests", fix="run the command")
+    raise InputError(expected="time for it", got="a test", where="tests", fix="run the command")
 
 
 def test_the_table_of_verbs_is_complete() -> None:

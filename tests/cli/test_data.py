@@ -87,3 +87,38 @@ def test_usage_lists_the_actions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "--help"]) == 0
     assert "tokenize" in capsys.readouterr().out
     assert main(["data"]) == 2
+
+
+def test_get_lists_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "squad").mkdir()
+    (tmp_path / "squad/dev-v2.0.json.gz").write_bytes(b"")
+    assert main(["data", "get", "--data-dir", str(tmp_path), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["squad"]["there"] is True
+    assert listed["hotpotqa"] == {
+        "about": "HotpotQA development set, distractor setting: documents and questions of qa_2",
+        "there": False,
+        "folder": f"{tmp_path}/hotpotqa",
+    }
+    assert main(["data", "get", "--data-dir", str(tmp_path)]) == 0
+    assert "hotpotqa" in capsys.readouterr().out
+
+
+def test_get_fetches_and_shows_hashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lengthwise.data import benchmarks
+    from lengthwise.data.fetch import Mirror
+
+    (tmp_path / "served.txt").write_text("text")
+    file = benchmarks.RemoteFile(name="a.txt", mirrors=(Mirror((tmp_path / "served.txt").as_uri()),))
+    row = benchmarks.DataSet(about="a toy", licence="none", files=(file,), results=("a.txt",), by_hand="write it")
+    monkeypatch.setattr(benchmarks, "DATA_SETS", {"toy": row})
+    monkeypatch.setenv("LENGTHWISE_DATA", str(tmp_path / "data"))
+    assert main(["data", "get", "toy"]) == 0
+    shown = capsys.readouterr().out
+    assert "982d9e3eb996f559" in shown
+    assert "not known before, recorded" in shown
+    assert (tmp_path / "data/toy/a.txt").read_text() == "text"
+    assert main(["data", "get", "toy", "ty"]) == 2
+    assert "did you mean 'toy'?" in capsys.readouterr().err

@@ -23,6 +23,7 @@ GOLDEN = {
     "demo": (demo.Options, "model steps out dry-run json"),
     "data tokenize": (data.TokenizeOptions, "out tokenizer val-frac validation extensions json"),
     "data info": (data.InfoOptions, "verify json"),
+    "data get": (data.GetOptions, "data-dir json"),
     "models": (models.Options, "json"),
 }
 

@@ -1,22 +1,25 @@
-"""`lengthwise data ACTION`: turn text into token stores, and look at them."""
+"""`lengthwise data ACTION`: turn text into token stores, look at them, and fetch benchmark files."""
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lengthwise.cli.common import Flag, OptionalTexts, human_bytes, output_for, parse, print_table
+from lengthwise.cli.common import Flag, OptionalPath, OptionalTexts, human_bytes, output_for, parse, print_table
 from lengthwise.errors import InputError, near_matches
 
 if TYPE_CHECKING:
     from lengthwise.data import TokenStore
+    from lengthwise.data.fetch import OnProgress
 
 ACTIONS = {
     "tokenize": "text files, JSONL or folders of sources to a folder with train/ and validation/",
     "info": "what a folder of tokens holds",
+    "get": "benchmark files that are not part of the package: fetch by name, or list what is there",
 }
 
 
@@ -54,6 +57,22 @@ class InfoOptions:
     """Print the result as JSON."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GetOptions:
+    """Fetch benchmark files into the data folder, checked and resumable; without a name, list what is there."""
+
+    names: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")
+    ] = ()
+    """Data sets, such as squad or hotpotqa; none to list all."""
+    data_dir: Annotated[
+        OptionalPath, tyro.conf.arg(help_behavior_hint="(default: $LENGTHWISE_DATA, else ~/.local/share/lengthwise)")
+    ] = None
+    """The data folder; each data set has a folder of its name in it."""
+    json: Flag = False
+    """Print the result as JSON."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run one action and return the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -64,6 +83,8 @@ def main(arguments: Sequence[str]) -> int:
         return data_tokenize(parse(TokenizeOptions, rest, verb="data tokenize"))
     if action == "info":
         return data_info(parse(InfoOptions, rest, verb="data info"))
+    if action == "get":
+        return data_get(parse(GetOptions, rest, verb="data get"))
     raise InputError(
         expected="an action of `lengthwise data`",
         got=f"'{action}'",
@@ -116,6 +137,65 @@ def data_info(options: InfoOptions) -> int:
         else:
             _show(str(options.folder), sides)
     return 0
+
+
+def data_get(options: GetOptions) -> int:
+    """Fetch the data sets named, or list all of them."""
+    from lengthwise.data import benchmarks
+
+    with output_for(options.json) as emit:
+        if not options.names:
+            rows = benchmarks.status(options.data_dir)
+            if options.json:
+                emit({name: {"about": about, "there": there, "folder": folder} for name, about, there, folder in rows})
+            else:
+                print_table("benchmark files", ("name", "what", "there", "folder"), rows)
+            return 0
+        for name in options.names:
+            benchmarks.data_set(name)  # a misspelled name is found before anything is fetched
+        records = {}
+        for name in options.names:
+            with _download_bars() as bar:
+                records[name] = benchmarks.get(name, options.data_dir, bar)
+        if options.json:
+            emit(records)
+        else:
+            for name, record in records.items():
+                _show_fetched(name, str(benchmarks.folder_of(name, options.data_dir)), record)
+    return 0
+
+
+@contextlib.contextmanager
+def _download_bars() -> "Iterator[Callable[[str], OnProgress] | None]":
+    """One bar a file on stderr, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+
+        def begin(name: str) -> "OnProgress":
+            task = bars.add_task(name, total=None)
+            return lambda have, total: bars.update(task, completed=have, total=total)
+
+        yield begin
+
+
+def _show_fetched(name: str, folder: str, record: "dict[str, Any]") -> None:
+    rows = [
+        (
+            file,
+            human_bytes(entry["bytes"]),
+            entry["sha256"][:16],
+            "as known" if entry["checksum_known"] else "not known before, recorded",
+        )
+        for file, entry in record["files"].items()
+    ]
+    print_table(f"{name} in {folder}", ("file", "size", "sha256", "checksum"), rows)
+    print(f"licence: {record['licence']}")
 
 
 def _usage() -> str:

@@ -209,6 +209,11 @@ class HFTokenizer:
         description: dict[str, Any] = json.loads(raw.decode("utf-8"))
         return description
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """The file as parsed; to be read, not changed."""
+        return self._description
+
     def encode(self, text: str) -> NDArray[np.uint32]:
         """Ids of `text`, uint32 [T]."""
         return np.asarray(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.uint32)

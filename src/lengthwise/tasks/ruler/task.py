@@ -1,0 +1,189 @@
+"""What the tasks of the RULER family have in common."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from lengthwise.data.tokenizers import Tokenizer
+from lengthwise.errors import InputError
+from lengthwise.tasks.base import Sample, Score
+from lengthwise.tasks.draws import Draws
+from lengthwise.tasks.library import Library
+from lengthwise.tasks.passages import Built, Part, join_parts
+from lengthwise.tasks.ruler.wording import Wording
+from lengthwise.tasks.scoring import ALL, score_strings, scorers_for
+from lengthwise.tasks.tokens import TokenCounter, check_round_trip, check_special
+
+CHECK_EVERY = 256
+"""One sample of so many is encoded as a whole, to see that its tokens were counted right."""
+CHECK_TOKENS = 1 << 15
+"""Longer ones are not: encoding them takes longer than making them."""
+_FIT_ROUNDS = 8  # tries to fill a prompt for tokenizers whose counts do not add up
+_ROOM_TO_ANSWER = 1.25
+
+
+class RulerTask(ABC):
+    """A task whose prompt is an instruction, a context and a question.
+
+    Args:
+        name: with its variant.
+        library: where it gets its words and texts.
+    """
+
+    family: ClassVar[str]
+    version = 1
+    floor: float | None = None
+    binary = False
+    wants: ClassVar[str] = ALL
+
+    def __init__(self, name: str, library: Library) -> None:
+        self.name = name
+        self.library = library
+        self._least: dict[str, int] = {}
+
+    @property
+    def wording(self) -> Wording:
+        """What is said."""
+        return self.library.wording
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything that decides the samples besides length, tokenizer, seed and index."""
+        wording = self.wording
+        said: dict[str, Any] = {"name": wording.name, "sha256": wording.fingerprint}
+        if wording.source is not None:
+            said["source"] = dict(wording.source)
+        return {"family": self.family, "wording": said, **self.own_parameters()}
+
+    @abstractmethod
+    def own_parameters(self) -> dict[str, Any]:
+        """Those of the kind of task."""
+
+    @abstractmethod
+    def least_tokens(self, counter: TokenCounter) -> int:
+        """An upper bound of what the shortest prompt and the answer take, over all samples."""
+
+    @abstractmethod
+    def widest_answer(self, counter: TokenCounter) -> str:
+        """The right answer, written out, in about the most tokens that it takes."""
+
+    @abstractmethod
+    def build_some(
+        self, indices: Sequence[int], length: int, room: int, tokenizer: Tokenizer, seed: int
+    ) -> list[Built]:
+        """The samples of these numbers, prompts of at most `room` tokens."""
+
+    def max_new_tokens(self, tokenizer: Tokenizer) -> int:
+        """Generation budget: RULER's, and a quarter more than the right answer takes where that is more."""
+        counter = self.library.counter(tokenizer)
+        answer = math.ceil(_ROOM_TO_ANSWER * counter.whole([" " + self.widest_answer(counter)])[0])
+        return max(self.wording.budgets[self.family], answer)
+
+    def min_length(self, tokenizer: Tokenizer) -> int:
+        """Shortest length at which every sample can be posed."""
+        if tokenizer.fingerprint not in self._least:
+            counter = self.library.counter(tokenizer)
+            self._least[tokenizer.fingerprint] = self.least_tokens(counter) + self.max_new_tokens(tokenizer)
+        return self._least[tokenizer.fingerprint]
+
+    def build(self, indices: Sequence[int], length: int, tokenizer: Tokenizer, seed: int) -> list[Built]:
+        """`samples` whose prompts are still in parts.
+
+        Raises:
+            InputError: too short a length; a tokenizer that does not give the words of the task back.
+        """
+        if any(index < 0 for index in indices):
+            raise ValueError(f"samples are numbered from 0, got {min(indices)}")
+        self._check_tokenizer(tokenizer)
+        least = self.min_length(tokenizer)
+        if length < least:
+            raise InputError(
+                expected=f"a length of at least {least} tokens for {self.name} with the tokenizer {tokenizer.name}",
+                got=str(length),
+                where="the length asked for",
+                fix=f"ask for {least} or more; {self.max_new_tokens(tokenizer)} of them are kept for the answer",
+            )
+        room = length - self.max_new_tokens(tokenizer)
+        built = self.build_some(indices, length, room, tokenizer, seed)
+        counter = self.library.counter(tokenizer)
+        for made in built:
+            if counter.additive and made.index % CHECK_EVERY == 0 and made.num_tokens <= CHECK_TOKENS:
+                counted = counter.whole([join_parts(made.parts)])[0]
+                assert counted == made.num_tokens, f"{self.name} {made.index}: {counted} tokens, not {made.num_tokens}"
+        assert all(made.num_tokens <= room for made in built), f"{self.name}: a prompt is longer than {room} tokens"
+        return built
+
+    def samples(self, indices: Sequence[int], length: int, tokenizer: Tokenizer, seed: int) -> list[Sample]:
+        """The samples of these numbers; see `build` for what it raises."""
+        budget = self.max_new_tokens(tokenizer)
+        return [made.sample(self.name, length, budget) for made in self.build(indices, length, tokenizer, seed)]
+
+    def scorers(self) -> tuple[str, ...]:
+        """RULER's rule and the strict one."""
+        return scorers_for(self.wants)
+
+    def score(self, sample: Sample, text: str, scorer: str | None = None) -> Score:
+        """Judge a raw output."""
+        known = self.scorers()
+        return score_strings(text, sample.answers, known[0] if scorer is None else scorer, known)
+
+    def draws(self, seed: int, index: int, *more: int) -> Draws:
+        """The random numbers of a sample: the same at every length, so that lengths are compared on equal terms."""
+        return Draws(seed, f"tasks/{self.purpose()}", index, *more)
+
+    def purpose(self) -> str:
+        """What tells this task's random numbers from others'."""
+        return self.name
+
+    def _check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """See that the words of the task survive the tokenizer."""
+
+        def check() -> bool:
+            texts = [text for value in vars(self.wording).values() for text in _texts(value)]
+            where = f"the wording '{self.wording.name}' of the tasks"
+            if self.wording.source is None:
+                check_special(texts, tokenizer, where)
+            check_round_trip([*texts, _CHARACTERS], tokenizer, where)
+            return True
+
+        self.library.once(("checked", self.wording.fingerprint, tokenizer.fingerprint), check)
+
+
+_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ abcdefghijklmnopqrstuvwxyz 0123456789 a-b. c: d, e\nf 1. g\n\nh"
+
+
+def _texts(value: object) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [text for text in vars(value).values() if isinstance(text, str)] if hasattr(value, "before") else []
+
+
+def fit_whole(
+    counter: TokenCounter, room: int, assemble: Callable[[int], tuple[tuple[Part, ...], int]]
+) -> tuple[tuple[Part, ...], int]:
+    """Fill a prompt whose parts do not add up: guess by addition, count the whole, correct, a few times.
+
+    Args:
+        counter: of the tokenizer.
+        room: most tokens of the prompt.
+        assemble: makes a prompt whose parts add up to at most so many tokens; the same for the same number.
+    Returns:
+        the longest prompt that was found to fit, and its tokens.
+    """
+    best: tuple[tuple[Part, ...], int] | None = None
+    target, tried = room, set()
+    for _ in range(_FIT_ROUNDS):
+        tried.add(target)
+        parts, summed = assemble(target)
+        tokens = counter.count(join_parts(parts))
+        if tokens <= room and (best is None or tokens > best[1]):
+            best = (parts, tokens)
+        # By so much this prompt is too short or too long; what adds up to less than it does is shorter by a unit.
+        target = summed + room - tokens
+        if target in tried:
+            break
+    if best is None:
+        raise ValueError(f"no prompt of at most {room} tokens was found")
+    return best

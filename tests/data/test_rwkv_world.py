@@ -78,6 +78,19 @@ def test_found_in_folders_and_compressed(vocabulary: Path, tmp_path: Path) -> No
     assert load_tokenizer(vocabulary).fingerprint != load_tokenizer(packed).fingerprint
 
 
+def test_counts_add_up_at_spaces_where_no_entry_crosses_one(vocabulary: Path) -> None:
+    from lengthwise.tasks.tokens import TokenCounter
+
+    tokenizer = RWKVWorldTokenizer(vocabulary)
+    counter, pieces = TokenCounter(tokenizer), ["the", " therethe", " é the", " 汉\n\n x"]
+    assert counter.additive
+    assert (
+        counter.total(pieces) == sum(map(len, tokenizer.encode_batch(pieces))) == len(tokenizer.encode("".join(pieces)))
+    )
+    vocabulary.write_text(vocabulary.read_text() + "300 'e t' 3\n")
+    assert not RWKVWorldTokenizer(vocabulary).parts_at_spaces
+
+
 @pytest.mark.parametrize(
     ("damage", "text"),
     [

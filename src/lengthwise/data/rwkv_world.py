@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lengthwise.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 """How id 0 is spelled out."""
+_SPACE_INSIDE = re.compile(rb"\S ")
 _END = -1  # key of the id among the bytes of a node
 
 
@@ -37,6 +39,8 @@ class RWKVWorldTokenizer:
         self._entries = _read(self.path)
         self.name = self.path.name
         self.vocab_size = max(self._entries) + 1
+        # No entry has a space behind a character, so that tokens part before a single one: see tasks/splitting.py.
+        self.parts_at_spaces = not any(_SPACE_INSIDE.search(content) for content in self._entries.values())
         self._trie: dict[int, Any] = {}
         digest = hashlib.sha256(b"lengthwise RWKV World tokenizer, version 1\n")
         for index, content in sorted(self._entries.items()):

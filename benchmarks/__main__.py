@@ -18,6 +18,7 @@ CLAIMS = {
     "passing-overhead": ("passing_overhead", "run"),
     "measure-stream": ("measure_stream", "run"),
     "remembrance": ("remembrance", "run"),
+    "checkpoint-load": ("checkpoint_load", "run"),
     "babilong-1m": ("babilong", "run"),
     "griffin": ("griffin", "run"),
     "demo": ("demo", "run"),

@@ -74,10 +74,10 @@ def test_no_model(lengthwise) -> None:
 
 
 def test_missing_checkpoint(lengthwise) -> None:
-    done = lengthwise("measure", "models/none")
+    done = lengthwise("measure", "./models/none")
     assert done.code == 2
-    assert done.part("expected") == "a checkpoint folder or the name of a shipped model"
-    assert "'models/none'" in done.part("got")
+    assert done.part("expected").startswith("a checkpoint folder or file, the name of a shipped model or preset")
+    assert "'./models/none'" in done.part("got")
 
 
 def test_truncated_checkpoint(lengthwise, tiny_model: Path, tmp_path: Path) -> None:

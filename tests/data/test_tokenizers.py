@@ -122,10 +122,15 @@ def test_load_tokenizer_finds_files_folders_and_bytes(bpe_file: Path) -> None:
 def test_unknown_tokenizer_says_what_there_is() -> None:
     with pytest.raises(InputError) as caught:
         load_tokenizer("byte")
-    assert caught.value.expected == "a tokenizer: 'bytes' or the path of a tokenizer.json"
-    assert caught.value.got == "'byte', which is neither (did you mean 'bytes'?)"
+    assert caught.value.expected.startswith("a tokenizer: 'bytes', a file (tokenizer.json, tokenizer.model, rwkv_vocab")
+    assert caught.value.got == "'byte', which is none (did you mean 'bytes'?)"
     assert "--tokenizer byte" in caught.value.where
     assert caught.value.exit_code == 2
+
+
+def test_a_tokenizer_that_its_folder_does_not_have(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="that the checkpoint names, in its folder; got no 'tokenizer'"):
+        load_tokenizer("tokenizer", tmp_path)
 
 
 @pytest.mark.parametrize("content", ["not json", "{}", '{"model": 3}', "[1]"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.tasks.sources import tokenizer_of_kind
 
-from lengthwise.checkpoints.folder import Checkpoint, load_checkpoint, save_checkpoint
+from lengthwise.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lengthwise.data import ByteTokenizer, CopyTokenizer
 from lengthwise.errors import InputError
 from lengthwise.models.config import Mamba2Config, ModelConfig

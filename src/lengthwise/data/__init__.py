@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from lengthwise.data.corpora import prepare_corpus, split_of
 from lengthwise.data.documents import Document, read_documents
+from lengthwise.data.rwkv_world import RWKVWorldTokenizer
 from lengthwise.data.sequences import sample_sequences
 from lengthwise.data.store import StoreWriter, TokenStore
-from lengthwise.data.tokenizers import ByteTokenizer, CopyTokenizer, HFTokenizer, Tokenizer, load_tokenizer
+from lengthwise.data.tokenizers import (
+    ByteTokenizer,
+    CopyTokenizer,
+    HFTokenizer,
+    SentencePieceTokenizer,
+    Tokenizer,
+    load_tokenizer,
+)
 
 if TYPE_CHECKING:
     from lengthwise.data.readers import Batch, Lanes, ShuffledWindows
@@ -25,6 +33,8 @@ __all__ = [
     "Document",
     "HFTokenizer",
     "Lanes",
+    "RWKVWorldTokenizer",
+    "SentencePieceTokenizer",
     "ShuffledWindows",
     "StoreWriter",
     "TokenStore",

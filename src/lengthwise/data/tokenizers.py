@@ -1,4 +1,5 @@
-"""Text to token ids and back: plain bytes, Hugging Face `tokenizer.json` files, and the symbols of the copying task.
+"""Text to token ids and back: plain bytes, `tokenizer.json` files, sentencepiece models, the World vocabulary of RWKV,
+and the symbols of the copying task.
 
 All give an exact round trip wherever the tokenizer allows one: no special tokens are added when encoding, none are
 dropped when decoding. A tokenizer file that normalises its input (NFC, lower case) cannot restore what it changed; the
@@ -18,11 +19,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lengthwise.data.documents import read_bytes
+from lengthwise.data.rwkv_world import RWKVWorldTokenizer
+from lengthwise.data.sentencepiece import convert
 from lengthwise.errors import InputError, near_matches
+from lengthwise.hub import HubName, fetch, hub_name
 
 BYTES_SPEC = "bytes"
 COPY_SPEC = "copy"
-_TOKENIZER_FILE = "tokenizer.json"
+FILES = ("tokenizer.json", "tokenizer.model", "rwkv_vocab_v20230424.txt")
+"""What a folder's tokenizer may be called; the first that is there counts."""
+_COMPRESSED = (".xz", ".gz", ".zst")
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -168,8 +174,10 @@ class HFTokenizer:
         self.path = Path(path)
         raw = read_bytes(self.path)
         try:
-            description = json.loads(raw.decode("utf-8"))
+            description = self._describe(raw)
             backend = Backend.from_str(json.dumps(description, ensure_ascii=False))
+        except InputError:
+            raise
         except Exception as error:  # the Rust side raises bare Exception for every malformed file
             raise InputError(
                 expected="a Hugging Face tokenizer.json",
@@ -195,6 +203,11 @@ class HFTokenizer:
         relevant = {key: value for key, value in description.items() if key not in ("truncation", "padding")}
         canonical = json.dumps(relevant, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         self.fingerprint = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _describe(self, raw: bytes) -> dict[str, Any]:
+        """Content of the file as that of a tokenizer.json."""
+        description: dict[str, Any] = json.loads(raw.decode("utf-8"))
+        return description
 
     @property
     def description(self) -> dict[str, Any]:
@@ -255,27 +268,87 @@ class HFTokenizer:
         return row
 
 
+class SentencePieceTokenizer(HFTokenizer):
+    """A sentencepiece model (`tokenizer.model`), converted when it is opened; see `data.sentencepiece`.
+
+    Most such models put a space before every text, so the first token counts one byte more than it has in the text.
+    """
+
+    def _describe(self, raw: bytes) -> dict[str, Any]:
+        description, self._space_first = convert(raw, self.path)
+        return description
+
+    def encode(self, text: str) -> NDArray[np.uint32]:
+        """Ids of `text`, uint32 [T]."""
+        return super().encode(self._begun(text))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """`encode` of each text, one text per core at a time."""
+        return super().encode_batch([self._begun(text) for text in texts])
+
+    def _begun(self, text: str) -> str:
+        return " " + text if text and self._space_first else text
+
+
 def load_tokenizer(spec: str | Path, base: Path | None = None) -> Tokenizer:
     """The tokenizer a specification names.
 
     Args:
-        spec: "bytes", "copy", a `tokenizer.json` (compressed or not), or a folder that holds one.
+        spec: "bytes"; "copy"; a `tokenizer.json`, a sentencepiece `tokenizer.model` or an RWKV vocabulary, compressed
+            or not; a folder that holds one; or a repository on the Hugging Face hub that does.
         base: folder a relative path starts from; the working folder when None.
     Raises:
-        InputError: neither a known name nor an existing file.
+        InputError: nothing of that name, or a file that is no tokenizer.
     """
-    if str(spec) == BYTES_SPEC:
-        return ByteTokenizer()
-    if str(spec) == COPY_SPEC:
-        return CopyTokenizer()
+    path = tokenizer_file(spec, base)
+    if path is None:
+        return CopyTokenizer() if str(spec) == COPY_SPEC else ByteTokenizer()
+    name = path.name
+    for ending in _COMPRESSED:
+        name = name.removesuffix(ending)
+    if name.endswith(".model"):
+        return SentencePieceTokenizer(path)
+    return RWKVWorldTokenizer(path) if name.endswith(".txt") else HFTokenizer(path)
+
+
+def tokenizer_file(spec: str | Path, base: Path | None = None) -> Path | None:
+    """The file a specification names, downloaded if need be; None for bytes and copy, which need none.
+
+    Args and errors as for `load_tokenizer`.
+    """
+    if str(spec) in (BYTES_SPEC, COPY_SPEC):
+        return None
     path = Path(spec) if base is None else base / Path(spec)
-    if path.is_dir() and (path / _TOKENIZER_FILE).is_file():
-        path = path / _TOKENIZER_FILE
-    if not path.is_file():
+    if path.is_dir():
+        path = next((path / name for name in FILES if (path / name).is_file()), path)
+    if path.is_file():
+        return path
+    if not path.exists() and (repository := hub_name(str(spec))) is not None:
+        folder = fetch(repository, lambda files: _first_of(files, repository))
+        there = [path.name for path in folder.iterdir()]
+        return folder / _first_of(there, repository)[0]
+    if base is not None:
         raise InputError(
-            expected="a tokenizer: 'bytes' or the path of a tokenizer.json",
-            got=f"'{spec}', which is neither ({near_matches(str(spec), [BYTES_SPEC, COPY_SPEC])})",
-            where=f"--tokenizer {spec}",
-            fix="write --tokenizer bytes, or give the path of an existing tokenizer.json",
+            expected="the tokenizer that the checkpoint names, in its folder",
+            got=f"no '{spec}'",
+            where=str(base),
+            fix="copy the file there, or give --tokenizer",
         )
-    return HFTokenizer(path)
+    raise InputError(
+        expected=f"a tokenizer: 'bytes', a file ({', '.join(FILES)}), a folder with one, or a repository org/name",
+        got=f"'{spec}', which is none ({near_matches(str(spec), [BYTES_SPEC, COPY_SPEC])})",
+        where=f"--tokenizer {spec}",
+        fix="write --tokenizer bytes, or give the path of an existing file",
+    )
+
+
+def _first_of(files: Sequence[str], repository: HubName) -> list[str]:
+    for name in FILES:
+        if name in files:
+            return [name]
+    raise InputError(
+        expected=f"a repository with one of {', '.join(FILES)}",
+        got=f"none of them among its {len(files)} files",
+        where=repository.address,
+        fix="name the repository that the model's tokenizer comes from",
+    )

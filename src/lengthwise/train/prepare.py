@@ -11,7 +11,7 @@ from lengthwise.checkpoints import Checkpoint, load_checkpoint
 from lengthwise.data.corpora import prepare_corpus
 from lengthwise.data.readers import Lanes, ShuffledWindows
 from lengthwise.data.store import TokenStore
-from lengthwise.data.tokenizers import Tokenizer, load_tokenizer
+from lengthwise.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_file
 from lengthwise.distributed import World
 from lengthwise.errors import InputError
 from lengthwise.models.lm import LanguageModel
@@ -109,12 +109,8 @@ def _facts(config: TrainConfig, context_length: int | None) -> dict[str, Any]:
 
 def _place_of_tokenizer(spec: str) -> tuple[str, str]:
     """(name inside a checkpoint folder, folder it is copied from)."""
-    if spec == "bytes":
-        return spec, ""
-    path = Path(spec)
-    if path.is_dir():
-        path = path / "tokenizer.json"
-    return path.name, str(path.parent)
+    path = tokenizer_file(spec)
+    return (spec, "") if path is None else (path.name, str(path.parent))
 
 
 def _missing(what: str, checkpoint: str, fix: str) -> InputError:

@@ -76,8 +76,8 @@ def test_no_model(lengthwise) -> None:
 def test_missing_checkpoint(lengthwise) -> None:
     done = lengthwise("measure", "models/none")
     assert done.code == 2
-    assert done.part("expected") == "a checkpoint folder or the name of a shipped model"
-    assert "'models/none'" in done.part("got")
+    assert done.part("expected") == "a folder, the name of a shipped model, or owner/name on the model hub"
+    assert "'models/none': there is no such folder here" in done.part("got")
 
 
 def test_truncated_checkpoint(lengthwise, tiny_model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from lengthwise.check.case import Case, has_cache, judged, worst_of
 from lengthwise.check.findings import Finding
 from lengthwise.engines.hf import HFModel
-from lengthwise.engines.probe import compare, logits_of, read
+from lengthwise.engines.probe import CEILINGS, compare, logits_of, read
 from lengthwise.models.lm import LanguageModel
 
 _RANDOM = re.compile(r"(dropout|pdrop|drop_rate|layerdrop|jitter)", re.IGNORECASE)
@@ -92,14 +92,17 @@ def _chance(model: Any) -> str | None:
 
 
 def rounding(case: Case) -> list[Finding]:
+    """What rounding does to one pass, which is the yardstick of all others."""
     yardstick = case.yardstick
-    large = yardstick.rounding > 0.01 and case.whole.dtype == torch.float32
+    large = yardstick.rounding > yardstick.tolerance
+    note = "; that is more than rounding explains, so no property can be trusted" if large else ""
     return [
         Finding(
             name="rounding",
-            status="pass",
+            status="fail" if large else "pass",
             difference=yardstick.rounding * yardstick.spread,
             error=yardstick.rounding,
-            note=yardstick.how + ("; smaller faults than that cannot be seen" if large else ""),
+            tolerance=CEILINGS.get(next(iter(case.model.parameters())).dtype, 0.02),
+            note=yardstick.how + note,
         )
     ]

@@ -48,7 +48,7 @@ def _in_pieces(name: str, case: Case, model: Any, pieces: list[int]) -> Finding:
             status="error" if has_cache(case.model) else "not supported",
             note=_about_error(case, model, pieces, error),
         )
-    note = "" if found.passes else cause(case, model, pieces)
+    note = "" if found.passes else cause(case, model, pieces, found.first)
     return judged(name, found, case, note)
 
 

@@ -9,11 +9,19 @@ import torch
 from lengthwise.check.case import Case
 from lengthwise.engines.hf import HFModel
 from lengthwise.engines.probe import compare, logits_of, read
+from lengthwise.engines.tiny import windows_of
 from lengthwise.shapes import Int, Tensor
 
 
-def cause(case: Case, model: Any, pieces: list[int]) -> str:
-    """What can be proven about why pieces differ from the whole, by changing one thing and looking again."""
+def cause(case: Case, model: Any, pieces: list[int], place: int | None) -> str:
+    """What can be proven about why pieces differ from the whole, by changing one thing and looking again.
+
+    Args:
+        case: the probe.
+        model: of the case, or the same with position ids left to it.
+        pieces: how the text was cut.
+        place: first position with a difference.
+    """
     first = next((n for n in pieces if n > 1), case.length // 2)
     follow = case.tokens[:, first : first + max(2, min(8, case.length - first))]
     before = model(case.tokens[:, :first]).state
@@ -36,6 +44,14 @@ def cause(case: Case, model: Any, pieces: list[int]) -> str:
         if not compare(one, expected[:, :1], case.yardstick).passes or 1 in pieces:
             notes.append("calls of several tokens continue rightly; calls of one token compute something else")
             notes += _step_size(case, model, pieces)
+    if not notes and place is not None and set(pieces) == {1}:
+        # Keys fall out of a window a little after it is full where the model chooses which.
+        near = [f"{name} = {size}" for name, size in windows_of(model.config).items() if size <= place <= 1.25 * size]
+        notes += [
+            f"the first difference is where {window} is reached: the whole text and the cache hold to it in different "
+            "ways"
+            for window in near
+        ]
     return "; ".join(notes)
 
 

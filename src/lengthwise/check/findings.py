@@ -146,7 +146,7 @@ PROPERTIES: tuple[Property, ...] = (
         "rounding",
         "basics",
         "rounding is small",
-        "Rounding alone moves logits; faults smaller than that cannot be told from it.",
+        "One pass in this precision is not the function that it is in float64; nothing else can be told from that.",
     ),
 )
 BY_NAME = {each.name: each for each in PROPERTIES}
@@ -265,7 +265,8 @@ def trust(findings: Sequence[Finding]) -> list[str]:
             + (f"; on the {scored[0]} only where nothing is read afterwards." if scored else ".")
         )
     elif scored:
-        words.append(f"Padding on the {scored[0]} is right for scoring, but not for reading on.")
+        where = "either side" if len(scored) == 2 else f"the {scored[0]}"
+        words.append(f"Padding on {where} is right for scoring, but not for reading on.")
     else:
         words.append("Read rows of one length together, or one row at a time: padding changes results.")
     gradient = of("gradients")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from lengthwise.check.basics import causality, packed, prefix, repeat, rounding, rows, train_mode
 from lengthwise.check.carrying import carried, fresh_start, gradients, in_pieces
@@ -12,9 +12,16 @@ from lengthwise.check.padding import generate, generate_left_padded, padding
 from lengthwise.engines.probe import several
 
 
-def run_all(case: Case) -> Iterator[Finding]:
-    """Every property, in the order of `CHECKS`."""
+def run_all(case: Case, names: Collection[str] | None = None) -> Iterator[Finding]:
+    """Every property, in the order of `CHECKS`.
+
+    Args:
+        case: the model and its probe.
+        names: only these of `CHECKS`; None for all.
+    """
     for name, check in CHECKS.items():
+        if names is not None and name not in names:
+            continue
         try:
             yield from check(case)
         except Exception as error:  # of a model that is not ours; it may be anything

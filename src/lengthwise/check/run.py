@@ -207,6 +207,13 @@ def _record(config: CheckConfig, subject: Subject, case: Case, findings: list[Fi
         "worst": None if fault is None else fault.name,
         "findings": [finding.to_dict() for finding in findings],
         "trust": trust(findings),
+        "limits": [
+            f"The probe of {config.length} tokens does not slide the model's window ({window}): give a larger "
+            "--length, or --config-only, which cuts windows."
+            for window in opening.windows_beyond(subject.model.config, config.length)
+        ]
+        if isinstance(subject.model, HFModel)
+        else [],
     }
 
 

@@ -27,11 +27,12 @@ COLUMNS = (
     ("gradients", "gradients"),
 )
 """Properties of the table; the others are named in the last column where they fail."""
-NOT_DECODERS = (
+NOT_CAUSAL = (
     "bert",
     "bert-generation",
     "big_bird",
     "camembert",
+    "cpmant",
     "data2vec-text",
     "electra",
     "ernie",
@@ -49,12 +50,30 @@ NOT_DECODERS = (
     "xmod",
 )
 """Registered as causal language models, and not causal as their configurations stand."""
+HALVES = (
+    "bart",
+    "bigbird_pegasus",
+    "blenderbot",
+    "blenderbot-small",
+    "marian",
+    "mbart",
+    "mllama",
+    "musicgen",
+    "musicgen_melody",
+    "mvp",
+    "pegasus",
+    "plbart",
+    "prophetnet",
+    "trocr",
+    "whisper",
+)
+"""Decoders that are made to follow an encoder."""
 
 
 def model_types() -> list[str]:
-    """Model types of the library that have a causal language model, without `NOT_DECODERS`."""
+    """Model types of the library that have a causal language model, without those of `NOT_CAUSAL` and `HALVES`."""
     names = library().models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    return [name for name in sorted(names) if name not in NOT_DECODERS]
+    return [name for name in sorted(names) if name not in NOT_CAUSAL + HALVES]
 
 
 def survey(types: Sequence[str], *, seed: int = 0) -> list[dict[str, Any]]:

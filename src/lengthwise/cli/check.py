@@ -168,7 +168,7 @@ def print_findings(record: dict[str, Any]) -> None:
         elif each["severity"] == "limit" and each["note"]:
             print(f"- {each['title']}: {each['note']}.")
     print("\nFor measuring:")
-    for sentence in record["trust"]:
+    for sentence in record["trust"] + record["limits"]:
         print(f"* {sentence}")
 
 

@@ -11,7 +11,6 @@ import enum
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from lengthwise.shapes import Tensor
@@ -94,7 +93,7 @@ def kind_of(path: Path, tensor: Tensor) -> Kind:
     """
     if not tensor.is_floating_point():
         return "position"
-    names = [name.lower() for name in path]
+    names = [part.lower() for name in path for part in name.split(".")]
     for name in reversed(names):
         if any(part in name for part in _SHORT):
             return "short"
@@ -102,10 +101,10 @@ def kind_of(path: Path, tensor: Tensor) -> Kind:
             return "recurrent"
         if any(part in name for part in _ATTENTION):
             return "attention"
-    if len(path) == 1 and path[0].isdigit():
-        return "short" if int(path[0]) < 2 else "recurrent"
+    if len(names) == 1 and names[0].isdigit():
+        return "short" if int(names[0]) < 2 else "recurrent"
     # Caches before transformers 4.36: a tuple of layers, each a pair of keys and values.
-    return "attention" if len(path) == 2 and all(name.isdigit() for name in path) else "recurrent"
+    return "attention" if len(names) == 2 and all(name.isdigit() for name in names) else "recurrent"
 
 
 class Held:
@@ -171,9 +170,3 @@ def is_empty(value: Any) -> bool:
 def has_attention(value: Any) -> bool:
     """Whether a cache holds keys and values, so that a mask has to cover every token since the start."""
     return any(kind_of(path, tensor) == "attention" for path, tensor in tensors(value) if tensor.numel())
-
-
-@torch.no_grad()
-def changed(value: Any, kind: Kind, fn: Callable[[Tensor], Tensor]) -> Any:
-    """A copy in which the tensors of one kind are ``fn(tensor)``."""
-    return rebuild(value, lambda path, x: fn(x.clone()) if kind_of(path, x) == kind and x.numel() else x.clone())

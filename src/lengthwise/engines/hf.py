@@ -60,12 +60,11 @@ class HFState:
 
     def named_tensors(self, kind: Kind | None = None) -> list[tuple[str, Tensor]]:
         """Tensors of one kind, or all, by their path in the cache or the name of the attribute that holds them."""
-        found = [
+        return [
             (".".join(path), tensor)
-            for path, tensor in caches.tensors({"cache": self.cache, "held": self.held})
+            for path, tensor in caches.tensors(self.cache) + caches.tensors(self.held)
             if tensor.numel() and kind in (None, caches.kind_of(path, tensor))
         ]
-        return found
 
     def map(self, kind: Kind | None, fn: Callable[[Tensor], Tensor]) -> HFState:
         """Apply `fn(tensor)` to the tensors of one kind (all floating-point ones for None)."""
@@ -96,7 +95,8 @@ class HFModel:
     """A causal language model of transformers, or of a library that registers its models there.
 
     Args:
-        model: as `AutoModelForCausalLM` makes it.
+        model: as `AutoModelForCausalLM` makes it, not used before: what it keeps in its modules now is taken for the
+            beginning of a text.
         positions: "given": position ids on every call, where the model takes them. "own": left to the model. "restart":
             given, and beginning at 0 on every call, which is wrong and tells whether a model does just that.
     """

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
+import socket
+import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +23,8 @@ import torch
 from lengthwise.checkpoints import Checkpoint, list_shipped, load_checkpoint, shipped_folder
 from lengthwise.engines.hf import HFModel
 from lengthwise.engines.oneshot import OneShot
-from lengthwise.engines.probe import carries
+from lengthwise.engines.probe import LENGTH, Carrying, carries
+from lengthwise.engines.tiny import tiny_model, windows_of
 from lengthwise.errors import InputError, near_matches
 from lengthwise.models.config import ModelConfig
 from lengthwise.models.lm import LanguageModel
@@ -52,7 +55,7 @@ TYPICAL: dict[str, dict[str, Any]] = {
         "mamba_n_heads": 48,
         "mamba_d_head": 64,
     },
-    "granitemoehybrid": {"layer_types": (["linear_attention"] * 5 + ["full_attention"] + ["linear_attention"] * 4) * 4},
+    "granitemoehybrid": {"layer_types": (["linear_attention"] * 5 + ["full_attention"] + ["linear_attention"] * 2) * 4},
     "lfm2": {"full_attn_idxs": [2, 5, 8, 10, 12, 14], "num_hidden_layers": 16},
     "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv"] * 8},
 }
@@ -99,6 +102,21 @@ class OpenedModel:
             "context_length_from": self.context_source,
         }
 
+    def no_states(self) -> str | None:
+        """Why statistics of the recurrent state cannot be taken; None where they can."""
+        if self.reading == "one-shot":
+            return "the model's state is not carried, so there is none to look at"
+        if isinstance(self.model, LanguageModel):
+            has = self.model.config.is_recurrent
+        elif isinstance(self.model, HFModel):
+            device = next(iter(self.model.parameters())).device
+            with torch.inference_mode():
+                state = self.model(torch.zeros(1, 2, dtype=torch.int64, device=device), logits="none").state
+            has = bool(state.named_tensors("recurrent"))
+        else:
+            has = True
+        return None if has else "the model has no recurrent state"
+
 
 def from_checkpoint(checkpoint: Checkpoint) -> OpenedModel:
     """One of our models, as what a measurement takes."""
@@ -137,8 +155,7 @@ def open_model(
         return from_checkpoint(load_checkpoint(name, dtype=dtype))
     model = load_transformers(name, dtype=dtype, trust_remote_code=trust_remote_code)
     adapter = HFModel(model.to(device))
-    with quiet():
-        found = carries(adapter)
+    found = _reading(adapter)
     context, source = context_of(model.config)
     spec, base = _tokenizer_file(name)
     return OpenedModel(
@@ -153,6 +170,31 @@ def open_model(
         reading="streamed" if found.right else "one-shot",
         why=found.why,
     )
+
+
+def _reading(adapter: HFModel) -> Carrying:
+    """Whether the cache is right: with these weights, and in a small model whose windows the probe slides."""
+    with quiet():
+        found = carries(adapter)
+        beyond = windows_beyond(adapter.config, LENGTH)
+        if not found.right or not beyond:
+            return found
+        try:
+            small = carries(HFModel(tiny_model(adapter.config).model))
+        except InputError:  # no small model of this class: what the weights showed has to do
+            return found
+    if small.right:
+        return found
+    return replace(
+        found,
+        right=False,
+        why=f"in a small random model of its class, with {', '.join(beyond)} cut to what the probe slides, {small.why}",
+    )
+
+
+def windows_beyond(config: Any, length: int) -> list[str]:
+    """The windows that a text of this length does not slide, as ``name = value``."""
+    return [f"{name} = {value}" for name, value in windows_of(config).items() if value > length]
 
 
 def load(
@@ -253,15 +295,18 @@ def load_config(name: str, *, trust_remote_code: bool = False) -> Any:
     """
     package = library()
     with quiet():
-        if name in package.models.auto.configuration_auto.CONFIG_MAPPING_NAMES and not Path(name).is_dir():
-            config = package.AutoConfig.for_model(name, **TYPICAL.get(name, {}))
-        else:
-            _check_name(name, package)
-            _register_fla(name)
-            try:
+        try:
+            if name in package.models.auto.configuration_auto.CONFIG_MAPPING_NAMES and not Path(name).is_dir():
+                config = package.AutoConfig.for_model(name, **TYPICAL.get(name, {}))
+            else:
+                _check_name(name, package)
+                _check_reachable(name)
+                _register_fla(name)
                 config = package.AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-            except Exception as error:  # the hub, the file system, and configurations of many authors
-                raise _not_loadable(name, error, "a configuration that transformers can read") from error
+        except InputError:
+            raise
+        except Exception as error:  # the hub, the file system, and configurations of many authors
+            raise _not_loadable(name, error, "a configuration that transformers can read") from error
     mapping = package.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
     remote = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
     if type(config) not in mapping and not remote:
@@ -337,19 +382,51 @@ def _register_fla(name: str) -> None:
 
 def _not_loadable(name: str, error: Exception, expected: str) -> InputError:
     reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    folder = Path(name).is_dir()
-    fix = "check the folder's files"
-    if not folder:
-        fix = "check the name, and the connection to the hub"
+    if _HUB_NAME.match(name) is None and not Path(name).is_dir():
+        fix = "give a folder with a config.json"
+        return InputError(expected=expected, got=reason, where=f"the default configuration of '{name}'", fix=fix)
+    if not Path(name).is_dir():
+        fix = "check the name, or the connection to the hub"
         if _offline():
-            reason = f"'{name}' is not among the files downloaded before, and HF_HUB_OFFLINE forbids to download it"
+            reason = "it is not among the files downloaded before, and HF_HUB_OFFLINE forbids to download it"
             fix = "unset HF_HUB_OFFLINE, or give the folder of a downloaded model"
-    elif "trust_remote_code" in str(error):
-        fix = "read the code that comes with the model, then add --trust-remote-code"
+        return InputError(
+            expected="a folder, the name of a shipped model, or owner/name on the model hub",
+            got=f"'{name}': there is no such folder here, and from the hub: {reason}",
+            where="MODEL",
+            fix=fix,
+        )
+    fix = "check the folder's files"
+    if "trust_remote_code" in str(error):
+        fix = "read the code that comes with the model, then add --trust-remote-code where the verb has it"
     elif not any(Path(name).glob("*.safetensors")) and not any(Path(name).glob("*.bin")):
-        fix = "there are no weights in this folder: add --config-only to check a small random model of its class"
+        fix = "there are no weights in this folder: `lengthwise check --config-only` checks a small model of its class"
     return InputError(expected=expected, got=reason, where=name, fix=fix)
 
 
+def _check_reachable(name: str) -> None:
+    """Refuse a name of the hub at once where the hub cannot be reached; its client tries for half a minute.
+
+    Raises:
+        InputError: where the name is not among the downloaded files and the hub's address is not known here.
+    """
+    if _offline() or Path(name).is_dir() or urllib.request.getproxies():
+        return
+    hub = importlib.import_module("huggingface_hub")
+    if isinstance(hub.try_to_load_from_cache(name, "config.json"), str):
+        return
+    host = urllib.parse.urlsplit(hub.constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError as error:
+        raise InputError(
+            expected="a folder, the name of a shipped model, or owner/name on the model hub",
+            got=f"'{name}': there is no such folder here, and the hub cannot be reached ({host}: {error.strerror})",
+            where="MODEL",
+            fix="check the path, or the connection",
+        ) from error
+
+
 def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    """Whether the hub's client was told, when it was imported, to keep off the network."""
+    return bool(importlib.import_module("huggingface_hub").constants.HF_HUB_OFFLINE)

@@ -24,6 +24,8 @@ ROUNDING_FACTOR = 16
 """An error passes up to this many times the error of one pass in the model's own precision."""
 FLOORS = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """... or up to this, where that is more: sums in another order. Models asked for float64 keep parts in float32."""
+CEILINGS = {torch.float64: 1e-3, torch.float32: 0.02, torch.bfloat16: 0.5, torch.float16: 0.1}
+"""... but never above this: a model whose single pass moves more is not rounding, it is another function each time."""
 EXACT_PARAMETERS = 100_000_000
 """Larger models are not copied to float64; their rounding is taken from rows alone against rows together."""
 LENGTH = 64
@@ -152,7 +154,8 @@ def take_yardstick(model: Any, tokens: Int[Tensor, "B T"]) -> Yardstick:
             expected = torch.cat([read(model, tokens[row : row + 1])[0] for row in range(len(tokens))])
             how = f"rows alone against rows together in {_short(dtype)}"
     rounding = float((found.double() - expected.double()).abs().max()) / spread
-    return Yardstick(spread, rounding, max(FLOORS.get(dtype, 1e-5), ROUNDING_FACTOR * rounding), how)
+    tolerance = min(max(FLOORS.get(dtype, 1e-5), ROUNDING_FACTOR * rounding), CEILINGS.get(dtype, 0.02))
+    return Yardstick(spread, rounding, tolerance, how)
 
 
 def in_float64(model: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from lengthwise.engines.hf import HFModel
 from lengthwise.errors import InputError
 from lengthwise.models.config import ModelConfig
 from lengthwise.models.lm import LanguageModel
@@ -57,17 +58,14 @@ _LAYERS = re.compile(r"^(num_hidden_layers|n_layers?|num_layers|decoder_layers|n
 _EXPERTS = re.compile(r"(num|n)_(routed_|local_)?experts$")
 _INDICES = re.compile(r"(layer_indices|layer_ids|_idxs|mlp_only_layers|moe_layers)$")
 _DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index")
+_WINDOWS = re.compile(
+    r"sliding_window(_size)?$|attention_window_size$|^window_size$|^local_attention$|^index_topk$|keep_window_size$"
+)
 _LIMITS = (
     # An indexer with few heads scores most keys exactly zero, and which of equal keys it takes is then up to chance.
     (re.compile(r"index_n_heads$"), 32),
     (re.compile(r"state_size$|_d_state$|^d_state$"), STATE_SIZE),
-    (
-        re.compile(
-            r"sliding_window(_size)?$|attention_window_size$|^window_size$|^local_attention$|^index_topk$"
-            r"|keep_window_size$"
-        ),
-        WINDOW,
-    ),
+    (_WINDOWS, WINDOW),
     (re.compile(r"chunk_size$|^block_size$|^index_block_size$"), CHUNK),
     (_EXPERTS, EXPERTS),
     (re.compile(r"experts_per_tok(en)?$|^moe_topk$|^moe_k$|^moe_top_k$|^top_k_experts$"), EXPERTS_PER_TOKEN),
@@ -138,7 +136,10 @@ def _built(config: Any, seed: int) -> Tiny:
     model = build(config, seed=seed, head_scale=head_scale)
     tokens = torch.randint(VOCAB // 2, (2, 24), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        spread = float(model(tokens).logits.float().std())
+        # Through the adapter, which leaves nothing of this text in the model's modules.
+        logits = HFModel(model)(tokens).logits
+    assert logits is not None
+    spread = float(logits.std())
     if not math.isfinite(spread) or spread == 0.0:
         raise ValueError(f"logits with a standard deviation of {spread}")
     if not SPREAD[0] <= spread <= SPREAD[1]:
@@ -291,6 +292,16 @@ def _is_count(value: Any) -> bool:
 def _divisor(number: int, most: int) -> int:
     """The largest divisor of `number` that is at most `most`, at least 1."""
     return max(d for d in range(1, max(1, min(number, most)) + 1) if number % d == 0)
+
+
+def windows_of(config: Any) -> dict[str, int]:
+    """Settings that limit how many tokens are looked at, with their values; {} for a configuration of ours."""
+    if not hasattr(config, "get_text_config"):
+        return {}
+    text = config.get_text_config(decoder=True)
+    if getattr(text, "use_sliding_window", None) is False:
+        return {}
+    return {name: value for name, value in text.to_dict().items() if _is_count(value) and _WINDOWS.search(name)}
 
 
 def settings(config: Any) -> dict[str, Any]:

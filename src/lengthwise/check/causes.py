@@ -38,12 +38,6 @@ def cause(case: Case, model: Any, pieces: list[int], place: int | None) -> str:
     for kind, calls in unread_kinds(model, before, follow).items():
         what = {"recurrent": "the recurrent state", "short": "the state of the short convolution"}.get(kind, kind)
         notes.append(f"{what} that is carried is not read by calls of {calls}: changing it changes nothing")
-    expected = case.whole[:, first : first + follow.shape[1]]
-    if not notes and compare(after, expected, case.yardstick).passes:
-        one = logits_of(model, model(follow[:, :1], before).logits)
-        if not compare(one, expected[:, :1], case.yardstick).passes or 1 in pieces:
-            notes.append("calls of several tokens continue rightly; calls of one token compute something else")
-            notes += _step_size(case, model, pieces)
     if not notes and place is not None and set(pieces) == {1}:
         # Keys fall out of a window a little after it is full where the model chooses which.
         near = [f"{name} = {size}" for name, size in windows_of(model.config).items() if size <= place <= 1.25 * size]
@@ -52,6 +46,12 @@ def cause(case: Case, model: Any, pieces: list[int], place: int | None) -> str:
             "ways"
             for window in near
         ]
+    expected = case.whole[:, first : first + follow.shape[1]]
+    if not notes and compare(after, expected, case.yardstick).passes:
+        ones = read(model, follow, [1] * follow.shape[1], before)[0]
+        if not compare(ones, expected, case.yardstick).passes:
+            notes.append("calls of several tokens continue rightly; calls of one token compute something else")
+            notes += _step_size(case, model, pieces)
     return "; ".join(notes)
 
 

@@ -67,8 +67,8 @@ def make_script(finding: Finding, model: HFModel, origin: Origin, *, length: int
             else "from transformers import AutoModelForCausalLM\n",
             _model(origin),
             "random = torch.Generator().manual_seed(1)",
-            f"tokens = torch.randint({_vocab(model)}, ({ROWS}, {length}), generator=random)\n",
-            body,
+            f"tokens = torch.randint({_vocab(model)}, ({ROWS}, {length}), generator=random)",
+            "\n" * (2 if body.strip().startswith(("def", "@")) else 0) + body.strip(),
             _REPORT.replace("TOLERANCE", f"{tolerance:.1g}"),
         ]
     )
@@ -132,8 +132,13 @@ def _shown(value: Any, indent: int = 0) -> str:
         lines = "".join(f"{inner}{_shown(key)}: {_shown(each, indent + 4)},\n" for key, each in value.items())
         return "{\n" + lines + " " * indent + "}" if value else "{}"
     if isinstance(value, list | tuple):
-        parts = ", ".join(_shown(each, indent) for each in value)
-        return f"[{parts}]" if isinstance(value, list) else f"({parts},)" if len(value) == 1 else f"({parts})"
+        start, end = "[]" if isinstance(value, list) else "()"
+        parts = [_shown(each, indent + 4) for each in value]
+        line = ", ".join(parts) + ("," if end == ")" and len(parts) == 1 else "")
+        if len(line) <= 90:
+            return start + line + end
+        inner = " " * (indent + 4)
+        return start + "\n" + "".join(f"{inner}{part},\n" for part in parts) + " " * indent + end
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
     return json.dumps(value) if isinstance(value, str) else repr(value)
@@ -248,13 +253,19 @@ def _lines(*lines: str) -> str:
 
 def _generate(name: str, length: int) -> str:
     prompt, wanted = length - FOLLOWING, FOLLOWING
-    options = (
-        f"max_new_tokens={wanted}, min_new_tokens={wanted}, do_sample=False, eos_token_id=None, pad_token_id=0,\n"
-        "        return_dict_in_generate=True, output_logits=True,"
-    )
     function = (
         "def generate(text, mask):\n"
-        f"    output = model.generate(\n        text, attention_mask=mask, {options}\n    )\n"
+        "    output = model.generate(\n"
+        "        text,\n"
+        "        attention_mask=mask,\n"
+        f"        max_new_tokens={wanted},\n"
+        f"        min_new_tokens={wanted},\n"
+        "        do_sample=False,\n"
+        "        eos_token_id=None,\n"
+        "        pad_token_id=0,\n"
+        "        return_dict_in_generate=True,\n"
+        "        output_logits=True,\n"
+        "    )\n"
         "    return output.sequences, torch.stack(output.logits, dim=1)\n\n\n"
     )
     if name == "generate":

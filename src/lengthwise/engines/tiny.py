@@ -316,11 +316,31 @@ def settings(config: Any) -> dict[str, Any]:
     every = {name: value for name, value in values.items() if name not in dropped and isinstance(name, str)}
     try:
         default = type(config)().to_dict()
-        few = {name: value for name, value in every.items() if name not in default or default[name] != value}
-        again = AutoConfig.for_model(config.model_type, **copy.deepcopy(few)).to_dict()
+        few = _beyond(every, default)
+        for _ in range(2):
+            again = AutoConfig.for_model(config.model_type, **copy.deepcopy(few)).to_dict()
+            # A default that is derived from others, such as a scale from the number of layers, has to be given too.
+            missing = {name: value for name, value in every.items() if again.get(name) != value}
+            if not missing:
+                return few
+            few |= missing
     except Exception:  # a class without defaults, or one that refuses what it wrote
-        return every
-    return few if all(again.get(name) == value for name, value in every.items()) else every
+        pass
+    return every
+
+
+def _beyond(values: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that differ from a default, and of configurations inside a configuration those of theirs."""
+    found = {}
+    for name, value in values.items():
+        known = default.get(name)
+        if name in default and known == value:
+            continue
+        if isinstance(value, Mapping) and isinstance(known, Mapping) and "model_type" in value:
+            found[name] = {"model_type": value["model_type"], **_beyond(value, known)}
+        else:
+            found[name] = value
+    return found
 
 
 @torch.no_grad()

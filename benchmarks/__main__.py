@@ -12,6 +12,8 @@ CLAIMS = {
     "ssd-train-fp32": ("ssd_train", "run_fp32"),
     "ssd-train-bf16": ("ssd_train", "run_bf16"),
     "ssd-roofline": ("roofline", "run"),
+    "gla-chunked": ("linear_attention", "run_gla"),
+    "rwkv6-chunked": ("linear_attention", "run_rwkv6"),
     "passing-overhead": ("passing_overhead", "run"),
     "measure-stream": ("measure_stream", "run"),
     "remembrance": ("remembrance", "run"),

@@ -1,5 +1,6 @@
 """The state as a value."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from lengthwise.errors import InputError
 from lengthwise.layers.mamba2 import Mamba2State
-from lengthwise.state import State
+from lengthwise.state import MixerState, State, tensor_field
 
 
 def make(rows: int = 3, layers: int = 2, seed: int = 0) -> State:
@@ -100,3 +101,48 @@ def test_errors(tmp_path: Path, unchecked: None) -> None:
         make().map("recurent", lambda tensor: tensor)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"rows \[2, 3\]"):
         State((make(2).layers[0], make(3).layers[0]))
+
+
+@dataclass(frozen=True)
+class Slots(MixerState):
+    keys: torch.Tensor = tensor_field("attention")
+    position: torch.Tensor = tensor_field("position")
+
+
+def slots(count: int, rows: int = 1, fill: float = 1.0) -> State:
+    return State((Slots(torch.full((rows, count, 2), fill), torch.full((rows,), count)),))
+
+
+def test_states_with_different_numbers_of_slots_lie_side_by_side() -> None:
+    together = State.cat([slots(3), slots(1, fill=2.0), slots(0)])
+    keys = together.layers[0].keys
+    assert keys.shape == (3, 3, 2)
+    assert keys[1].tolist() == [[0, 0], [0, 0], [2, 2]], "the newest token is the last one"
+    assert together.layers[0].position.tolist() == [3, 1, 0]
+    chosen = slots(1, rows=2, fill=5.0).where(torch.tensor([True, False]), slots(3, rows=2))
+    assert chosen.layers[0].keys[0].tolist() == [[0, 0], [0, 0], [5, 5]]
+    assert chosen.layers[0].position.tolist() == [1, 3]
+
+
+def test_only_some_kinds_are_kept() -> None:
+    assert slots(3).only("position").layers[0].keys.shape == (1, 0, 2)
+    assert slots(3).only("position").layers[0].position.tolist() == [3]
+    assert slots(3).only("attention").layers[0].position.tolist() == [0]
+
+
+def test_what_mlps_carry_is_part_of_the_state(tmp_path: Path) -> None:
+    record = Slots(torch.ones(2, 1, 3), torch.ones(2, dtype=torch.int64))
+    state = State((record, record), (None, record))
+    assert [name for name, _ in state.named_tensors("attention")] == [
+        "layers.0.keys",
+        "layers.1.keys",
+        "layers.1.channel.keys",
+    ]
+    doubled = state.map("attention", lambda keys: 2 * keys)
+    assert float(doubled.channels[1].keys.sum()) == 12
+    assert doubled.channels[0] is None
+    assert state.rows(torch.tensor([1])).channels[1].keys.shape == (1, 1, 3)
+    state.save(tmp_path / "state.safetensors")
+    loaded = State.load(tmp_path / "state.safetensors")
+    assert loaded.channels[0] is None
+    assert torch.equal(loaded.channels[1].keys, record.keys)

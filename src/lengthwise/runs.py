@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT_VERSION = 1
-KINDS = ("train", "measure", "extend", "demo")
+KINDS = ("train", "measure", "extend", "demo", "eval")
 _PACKAGES = ("lengthwise", "torch", "numpy", "safetensors", "tokenizers")
 
 
@@ -221,17 +221,22 @@ class RunFolder:
         """Append a line to `metrics.jsonl`."""
         self._append("metrics.jsonl", record)
 
-    def append_sample(self, record: dict[str, Any]) -> None:
-        """Append a line to `samples.jsonl`."""
-        self._append("samples.jsonl", record)
+    def append_sample(self, record: dict[str, Any], name: str = "samples.jsonl") -> None:
+        """Append a line to `samples.jsonl`, or to the file of one of several processes."""
+        self._append(name, record)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All complete lines of `metrics.jsonl`; a last line torn by a kill is left out."""
         return self._read_lines("metrics.jsonl")
 
-    def read_samples(self) -> list[dict[str, Any]]:
-        """All complete lines of `samples.jsonl`."""
-        return self._read_lines("samples.jsonl")
+    def read_samples(self, name: str = "samples.jsonl") -> list[dict[str, Any]]:
+        """All complete lines of `samples.jsonl`, or of the file of one of several processes."""
+        return self._read_lines(name)
+
+    def replace_samples(self, records: list[dict[str, Any]]) -> None:
+        """Replace `samples.jsonl` as a whole."""
+        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+        atomic_write_bytes(self.path / "samples.jsonl", text.encode())
 
     def truncate_metrics(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Drop the records for which `keep` is false, e.g. those after the checkpoint that a run resumes from."""

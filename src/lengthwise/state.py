@@ -202,7 +202,8 @@ class State:
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, atomically."""
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self.named_tensors()}
+        # Copies: layers may share a tensor, which the format does not allow.
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.named_tensors()}
         names = json.dumps([type(layer).__name__ for layer in self.layers])
         channels = json.dumps([None if record is None else type(record).__name__ for record in self.channels])
         atomic_write_bytes(Path(path), serialize(tensors, metadata={"records": names, "channels": channels}))

@@ -15,12 +15,12 @@ from tests.train.runs import metrics_of
 from tests.train.tiny import tiny_config, tiny_store
 
 from lengthwise.checkpoints import load_checkpoint
+from lengthwise.distributed import World
 from lengthwise.errors import InputError
 from lengthwise.interventions import FittedNoise, InterventionConfig
 from lengthwise.runs import RunFolder
 from lengthwise.state import State
 from lengthwise.train import train
-from lengthwise.train.distributed import World
 from lengthwise.train.prepare import build_reader
 from lengthwise.train.snapshots import list_snapshots
 

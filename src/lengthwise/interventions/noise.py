@@ -60,7 +60,7 @@ class RandomNoise(InterventionBase):
         if self._sigma is None:
             return None
         sigma = self._sigma
-        state = self._zero_state(batch.tokens.shape[0])
+        state = _started(self._zero_state(batch.tokens.shape[0]))
         gen = self.generator("noise", step, _device(state))
         state = state.map("recurrent", lambda t: torch.randn(t.shape, generator=gen, device=t.device).mul_(sigma))
         return zero_rows(state, self.coins(step, state.batch_size))
@@ -136,7 +136,7 @@ class FittedNoise(InterventionBase):
         if not self._mean:
             self._started_at_zero = None
             return None
-        state = self._zero_state(batch.tokens.shape[0])
+        state = _started(self._zero_state(batch.tokens.shape[0]))
         gen = self.generator("noise", step, _device(state))
         kinds = {name for name, _ in state.named_tensors("recurrent")}
 
@@ -204,6 +204,11 @@ class FittedNoise(InterventionBase):
                 name = key.removeprefix("mean.")
                 self._mean[name] = value.to(device)
                 self._variance[name] = required(tensors, f"variance.{name}", self.name).to(device)
+
+
+def _started(state: State) -> State:
+    """The state with positions of one: at position 0 some recurrences forget what they are given (Griffin)."""
+    return state.map("position", torch.ones_like)
 
 
 def _moment_sums(tensor: Tensor) -> Tensor:

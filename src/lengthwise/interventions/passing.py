@@ -11,7 +11,7 @@ from torch import Tensor
 from lengthwise.data.readers import Batch
 from lengthwise.errors import InputError
 from lengthwise.interventions.base import InterventionBase, finite_rows, required, zero_rows
-from lengthwise.state import State
+from lengthwise.state import Kind, State
 
 
 class StatePassing(InterventionBase):
@@ -23,10 +23,13 @@ class StatePassing(InterventionBase):
 
     Carried states are cut from the graph and kept in float32. They are one optimizer step stale: the weights that made
     them have moved since. Rows with a NaN or an infinity in any layer are replaced by zero and counted. The short
-    convolution's buffer starts from zero unless `carry_short`: the paper passes the recurrent state only.
+    convolution's buffer starts from zero unless `carry_short`: the paper passes the recurrent state only. Positions are
+    passed on, because at position 0 some recurrences forget their state (Griffin). Keys and values of attention layers
+    are not: the text they belong to is another one.
     """
 
     name: ClassVar[str] = "state-passing"
+    carries_attention: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -40,7 +43,8 @@ class StatePassing(InterventionBase):
         rank: int = 0,
     ) -> None:
         super().__init__(zero_state, seed=seed, zero_prob=zero_prob, slots=slots, rank=rank)
-        self._carry_short = carry_short
+        kinds: list[Kind] = ["recurrent", "position"]
+        self._kinds = kinds + ["short"] * carry_short + ["attention"] * self.carries_attention
         self._permute = permute
         self._slot = 0
         self._carried: list[State | None] = [None] * slots
@@ -62,11 +66,7 @@ class StatePassing(InterventionBase):
 
     def observe(self, final_state: State) -> None:
         """Keep the final states for the next step of this slot."""
-        state = final_state.detach().map(None, _own_float32)
-        kept = {name for name, _ in state.named_tensors("recurrent")}
-        if self._carry_short:
-            kept |= {name for name, _ in state.named_tensors("short")}
-        state = state.map_named(None, lambda name, tensor: tensor if name in kept else torch.zeros_like(tensor))
+        state = final_state.detach().only(*self._kinds).map(None, _own_float32)
         finite = finite_rows(state)
         if not bool(finite.all()):
             self._nonfinite_rows += int((~finite).sum())
@@ -111,9 +111,13 @@ class StatePassing(InterventionBase):
 
         # Fresh memory instead of views into the file's: matrix products may round differently for addresses that are
         # aligned differently, and a resumed run is to end with the same bits.
+        slots = {name for name, _ in template.named_tensors("attention")}
+
         def fill(name: str, like: Tensor) -> Tensor:
             value = required(mine, name, self.name)
-            if value.shape != like.shape:
+            # The number of slots for keys and values is that of the tokens seen, of which a zero state knows nothing.
+            fits = value.shape[2:] == like.shape[2:] if name in slots else value.shape == like.shape
+            if not fits:
                 raise InputError(
                     expected=f"carried states of shape {list(like.shape)} for {name}",
                     got=str(list(value.shape)),
@@ -128,11 +132,13 @@ class StatePassing(InterventionBase):
 class TBTT(StatePassing):
     """Truncated backpropagation through time: row i continues row i of the previous batch (section 4.5).
 
-    State Passing over a reader of lanes. The short convolution's buffer is carried too, and a row whose document
-    starts (`batch.reset`) starts from zero. No gradient flows from one chunk into the one before.
+    State Passing over a reader of lanes. The short convolution's buffer is carried too, and so are the keys and values
+    of attention layers (as many as their window or budget keeps); a row whose document starts (`batch.reset`) starts
+    from zero. No gradient flows from one chunk into the one before.
     """
 
     name: ClassVar[str] = "tbtt"
+    carries_attention: ClassVar[bool] = True
 
     def __init__(
         self,

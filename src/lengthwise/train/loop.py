@@ -25,12 +25,12 @@ from lengthwise.checkpoints import Checkpoint
 from lengthwise.data.readers import Lanes, ShuffledWindows
 from lengthwise.data.store import TokenStore
 from lengthwise.devices import choose_device
+from lengthwise.distributed import World, world_from_environment
 from lengthwise.errors import RunFailure
 from lengthwise.interventions.base import Intervention
 from lengthwise.interventions.build import build_intervention
 from lengthwise.runs import RunFolder
 from lengthwise.train.config import TrainConfig
-from lengthwise.train.distributed import World, world_from_environment
 from lengthwise.train.optimizer import build_optimizer
 from lengthwise.train.prepare import (
     build_reader,

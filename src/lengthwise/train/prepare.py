@@ -12,10 +12,10 @@ from lengthwise.data.corpora import prepare_corpus
 from lengthwise.data.readers import Lanes, ShuffledWindows
 from lengthwise.data.store import TokenStore
 from lengthwise.data.tokenizers import Tokenizer, load_tokenizer
+from lengthwise.distributed import World
 from lengthwise.errors import InputError
 from lengthwise.models.lm import LanguageModel
 from lengthwise.train.config import TrainConfig
-from lengthwise.train.distributed import World
 
 
 def starting_point(config: TrainConfig) -> Checkpoint:

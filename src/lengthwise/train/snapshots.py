@@ -27,9 +27,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lengthwise.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from lengthwise.distributed import World
 from lengthwise.errors import InputError, RunFailure
 from lengthwise.runs import write_failure
-from lengthwise.train.distributed import World
 
 _NAME = re.compile(r"step-(\d{8})")
 _KEEP = 2

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from lengthwise.data.readers import Batch
+from lengthwise.distributed import World
 from lengthwise.errors import RunFailure
 from lengthwise.interventions.base import Intervention
 from lengthwise.models.lm import LanguageModel
 from lengthwise.train.config import TrainConfig
-from lengthwise.train.distributed import World
 from lengthwise.train.optimizer import learning_rate
 
 

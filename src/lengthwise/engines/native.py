@@ -1,0 +1,278 @@
+"""Our own models as an engine: prompts are streamed with the state carried, and what prompts share is read once.
+
+Rows of a batch advance side by side, each through its own tokens; a row that has finished its stretch makes room for
+the next. Lengths are told to the model, so rows of different lengths do not see one another's padding. Memory holds one
+state for each row in the batch and for each place where prompts part ways, whatever the length of the prompts (but for
+the keys and values of attention layers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lengthwise.engines.base import Answer, Request
+from lengthwise.engines.prefixes import Node, prefix_tree
+from lengthwise.errors import InputError
+from lengthwise.models.lm import LanguageModel
+from lengthwise.shapes import Float, Tensor
+from lengthwise.state import State
+
+# Requests whose tree is built at once: enough to find what is shared, little enough for the first answers to come soon.
+WINDOW = 512
+
+
+class NativeEngine:
+    """A `LanguageModel` that generates greedily and scores continuations.
+
+    Args:
+        model: the model, on its device.
+        batch_size: rows that advance together.
+        chunk: most tokens of a row per forward pass.
+        reuse_prefixes: read once what prompts have in common. Answers are the same without, up to rounding.
+        stop_tokens: ids that end a generation; they are not part of the answer.
+    """
+
+    name = "native"
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        batch_size: int = 8,
+        chunk: int = 1024,
+        reuse_prefixes: bool = True,
+        stop_tokens: Sequence[int] = (),
+    ) -> None:
+        for what, value in (("batch_size", batch_size), ("chunk", chunk)):
+            if value < 1:
+                raise InputError(
+                    expected="at least 1", got=str(value), where=f"NativeEngine {what}", fix=f"give a positive {what}"
+                )
+        self.model, self.batch_size, self.chunk = model, batch_size, chunk
+        self.reuse_prefixes, self.stop_tokens = reuse_prefixes, frozenset(stop_tokens)
+        self.tokens_read = 0
+        """Tokens of prompts that were read so far, shared ones once."""
+
+    @property
+    def context_limit(self) -> int | None:
+        """None: a recurrent state reads text of any length, and attention as much as memory holds."""
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """Settings of the engine."""
+        return {
+            "engine": self.name,
+            "batch_size": self.batch_size,
+            "chunk": self.chunk,
+            "reuse_prefixes": self.reuse_prefixes,
+            "decoding": "greedy",
+        }
+
+    def run(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        """Answer every request; see `Engine`.
+
+        Raises:
+            InputError: where a prompt is empty, or a token id lies outside the vocabulary.
+        """
+        for index, request in enumerate(requests):
+            self._check(index, request)
+        training = self.model.training
+        self.model.train(False)
+        try:
+            for first in range(0, len(requests), WINDOW):
+                yield from self._window(first, requests[first : first + WINDOW])
+        finally:
+            self.model.train(training)
+
+    def _check(self, index: int, request: Request) -> None:
+        ids = request.prompt if request.continuation is None else np.append(request.prompt, request.continuation)
+        vocab = self.model.config.vocab_size
+        problem = None
+        if len(request.prompt) == 0:
+            problem = "an empty prompt"
+        elif int(ids.min()) < 0 or int(ids.max()) >= vocab:
+            problem = f"ids {int(ids.min())}..{int(ids.max())}"
+        elif request.continuation is not None and len(request.continuation) == 0:
+            problem = "an empty continuation"
+        if problem:
+            raise InputError(
+                expected=f"a prompt of at least one token, all ids in 0..{vocab - 1}",
+                got=problem,
+                where=f"request {index}",
+                fix="encode it with the model's own tokenizer",
+            )
+
+    def _window(self, first: int, requests: Sequence[Request]) -> Iterator[Answer]:
+        """Answer some requests: read their prompts as a tree, and answer whenever a batch of them is read."""
+        # A continuation needs a prediction at the prompt's last token, so that token is read along with it.
+        prompts = [r.prompt if r.continuation is None else r.prompt[:-1] for r in requests]
+        waiting: list[_Row] = []
+        for index, prompt in enumerate(prompts):
+            if len(prompt) == 0:  # a continuation of a single token
+                waiting.append(_Row(index, None, None))
+        numbers = [index for index, prompt in enumerate(prompts) if len(prompt)]
+        roots = prefix_tree([prompts[number] for number in numbers], enabled=self.reuse_prefixes)
+        for rows in self._read(roots):
+            waiting += [_Row(numbers[row.index], row.state, row.logits) for row in rows]
+            for answer in self._answer_full(waiting, requests, at_least=self.batch_size):
+                yield _renumbered(answer, first)
+        for answer in self._answer_full(waiting, requests, at_least=1):
+            yield _renumbered(answer, first)
+
+    def _read(self, roots: list[Node]) -> Iterator[list[_Row]]:
+        """Read a forest; yields prompts as they are read, with their state and their prediction."""
+        # The last entry is taken first: depth first, so that few states wait.
+        ready: list[tuple[Node, State | None]] = [(node, None) for node in reversed(roots)]
+        active: list[_Branch] = []
+        state: State | None = None
+        while ready or active:
+            # Rows stand in the order of `active`; those without a state yet start from zero.
+            joined = [state] if state is not None else []
+            while ready and len(active) < self.batch_size:
+                node, start = ready.pop()
+                active.append(_Branch(node))
+                joined.append(self.model.init_state(1) if start is None else start)
+            state = State.cat(joined) if len(joined) > 1 else joined[0]
+            state, logits = self._step(active, state)
+            done = [row for row, branch in enumerate(active) if branch.done]
+            if not done:
+                continue
+            finished = []
+            for row in done:
+                node, own = active[row].node, state.rows(torch.tensor([row]))
+                finished += [_Row(index, own, logits[row : row + 1]) for index in node.ends]
+                ready += [(child, own) for child in reversed(node.children)]
+            kept = [row for row in range(len(active)) if not active[row].done]
+            active = [active[row] for row in kept]
+            state = state.rows(torch.tensor(kept)) if kept else None
+            if finished:
+                yield finished
+
+    @torch.inference_mode()
+    def _step(self, active: list[_Branch], state: State) -> tuple[State, Float[Tensor, "rows vocab"]]:
+        """Every row goes on by as many tokens as it has left, at most a chunk."""
+        pieces = [branch.take(self.chunk) for branch in active]
+        lengths = torch.tensor([len(piece) for piece in pieces], device=self._device)
+        longest = int(lengths.max())
+        tokens = np.zeros((len(pieces), longest), dtype=np.int64)
+        for row, piece in enumerate(pieces):
+            tokens[row, : len(piece)] = piece
+        self.tokens_read += int(lengths.sum())
+        equal = bool((lengths == longest).all())
+        output = self.model(
+            torch.from_numpy(tokens).to(self._device), state, lengths=None if equal else lengths, logits="last"
+        )
+        assert output.logits is not None
+        return output.state, output.logits[:, 0]
+
+    def _answer_full(self, waiting: list[_Row], requests: Sequence[Request], *, at_least: int) -> Iterator[Answer]:
+        """Answer what waits, in batches, as long as so many are there; scores and generations apart."""
+        for scored in (False, True):
+            of_kind = [row for row in waiting if (requests[row.index].continuation is not None) == scored]
+            while len(of_kind) >= at_least:
+                batch, of_kind = of_kind[: self.batch_size], of_kind[self.batch_size :]
+                waiting[:] = [row for row in waiting if not any(row is other for other in batch)]
+                yield from self._score(batch, requests) if scored else self._generate(batch, requests)
+
+    @torch.inference_mode()
+    def _generate(self, batch: list[_Row], requests: Sequence[Request]) -> list[Answer]:
+        """Greedy decoding of some rows; a row that is finished leaves the batch."""
+        answers: list[Answer] = []
+        found: dict[int, list[int]] = {row.index: [] for row in batch}
+        state = State.cat([row.state for row in batch if row.state is not None])
+        logits = torch.cat([row.logits for row in batch if row.logits is not None])
+        alive = [row.index for row in batch]
+        while alive:
+            chosen = logits.argmax(dim=-1).tolist()
+            kept = []
+            for row, (index, token) in enumerate(zip(alive, chosen, strict=True)):
+                budget, finish = requests[index].max_new_tokens, None
+                if budget > 0 and token in self.stop_tokens:
+                    finish = "stop"
+                else:
+                    if budget > 0:
+                        found[index].append(token)
+                    finish = "length" if len(found[index]) >= budget else None
+                if finish is None:
+                    kept.append(row)
+                else:
+                    ids = np.array(found[index], dtype=np.int64)
+                    answers.append(Answer(index, ids, None, finish, len(requests[index].prompt)))
+            alive = [alive[row] for row in kept]
+            if not alive:
+                break
+            if len(kept) < len(chosen):
+                state = state.rows(torch.tensor(kept))
+            tokens = torch.tensor([[chosen[row]] for row in kept], device=self._device)
+            output = self.model(tokens, state, logits="last")
+            state, logits = output.state, output.logits[:, 0]
+        return answers
+
+    @torch.inference_mode()
+    def _score(self, batch: list[_Row], requests: Sequence[Request]) -> list[Answer]:
+        """Likelihood of continuations, and what was most likely at each of their places."""
+        state = State.cat([self.model.init_state(1) if row.state is None else row.state for row in batch])
+        rows = []
+        for row in batch:
+            request = requests[row.index]
+            assert request.continuation is not None
+            rows.append((request.prompt[-1:], request.continuation))
+        lengths = torch.tensor([len(continuation) for _, continuation in rows], device=self._device)
+        inputs = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
+        targets = np.zeros_like(inputs)
+        for place, (last, continuation) in enumerate(rows):
+            inputs[place, : len(continuation)] = np.concatenate([last, continuation[:-1]])
+            targets[place, : len(continuation)] = continuation
+        hidden = self.model(torch.from_numpy(inputs).to(self._device), state, lengths=lengths, logits="none").hidden
+        answers = []
+        for place, row in enumerate(batch):
+            count = int(lengths[place])
+            logprobs = self.model.head(hidden[place : place + 1, :count])[0].double().log_softmax(dim=-1)
+            wanted = torch.from_numpy(targets[place, :count]).to(self._device)
+            chosen = logprobs.gather(-1, wanted[:, None])[:, 0]
+            likely = logprobs.argmax(dim=-1).cpu().numpy()
+            num_tokens = len(requests[row.index].prompt)
+            answers.append(Answer(row.index, likely, chosen.cpu().numpy(), "scored", num_tokens))
+        return answers
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.backbone.embedding.weight.device
+
+
+@dataclass
+class _Branch:
+    """A row on its way through the tokens of a node."""
+
+    node: Node
+    position: int = 0
+
+    def take(self, count: int) -> NDArray[Any]:
+        piece = self.node.tokens[self.position : self.position + count]
+        self.position += len(piece)
+        return piece
+
+    @property
+    def done(self) -> bool:
+        return self.position == len(self.node.tokens)
+
+
+@dataclass
+class _Row:
+    """A prompt that was read: its state, and the prediction after it."""
+
+    index: int
+    state: State | None
+    logits: Float[Tensor, "1 vocab"] | None
+
+
+def _renumbered(answer: Answer, first: int) -> Answer:
+    return Answer(
+        answer.index + first, answer.tokens, answer.logprobs, answer.finish, answer.num_prompt_tokens, answer.text
+    )

@@ -1,0 +1,1 @@
+"""Prompt and score: tasks over lengths, for any engine, into a run folder that survives."""

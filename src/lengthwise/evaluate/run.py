@@ -1,0 +1,283 @@
+"""A whole evaluation: every task at every length, into a run folder that can be killed at any moment and resumed.
+
+Work is cut into blocks of samples of one task at one length. Every answer is a line of `samples.jsonl` as soon as it is
+there. A block that was interrupted is answered again as a whole, so that its batches are the same, but what it had
+recorded is kept as it is. When all is done the lines are put in order, so a resumed run ends with the file of an
+uninterrupted one. With several processes each answers every n-th block into a file of its own, and the first one joins
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lengthwise.data.tokenizers import Tokenizer
+from lengthwise.distributed import World
+from lengthwise.engines.base import Answer, Engine, Request
+from lengthwise.errors import InputError, LengthwiseError, RunFailure
+from lengthwise.evaluate.config import BLOCK, EvalConfig
+from lengthwise.evaluate.summary import summarize
+from lengthwise.runs import RunFolder
+from lengthwise.tasks.base import Sample, Task
+
+SHOWN_CHARACTERS = 400
+"""Of a prompt, this much of its head and of its tail is kept; the rest can be made again from the sample's number."""
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated.
+
+    Args:
+        engine: runs the model.
+        tokenizer: makes and counts its tokens.
+        facts: what the manifest says of them.
+    """
+
+    engine: Engine
+    tokenizer: Tokenizer
+    facts: dict[str, Any]
+
+
+def evaluate(
+    config: EvalConfig,
+    tasks: Sequence[Task],
+    subject: Subject,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    world: World | None = None,
+) -> dict[str, Any]:
+    """Evaluate a model on tasks and leave a run folder of kind "eval" at `out`.
+
+    Args:
+        config: what to evaluate. A folder of another config is refused.
+        tasks: the tasks that `config.tasks` names.
+        subject: engine and tokenizer of the model.
+        out: run folder; new or empty, or holding this run when `resume` is set.
+        resume: go on with a run that was interrupted.
+        progress: show a progress bar on stderr.
+        world: the processes that share the work.
+
+    Returns:
+        The content of `summary.json`; in processes other than the first, an empty one.
+
+    Raises:
+        InputError: a length exceeds what the engine takes or falls short of what a task needs, or the folder holds
+            another run. Nothing was computed then.
+        RunFailure: the device is full, or the engine gave up. What was finished is kept.
+    """
+    world = world or World()
+    _check_lengths(config, tasks, subject)
+    out = Path(out)
+    plan = {task.name: {"version": task.version, **task.parameters()} for task in tasks}
+    facts = {"tasks": plan, "subject": subject.facts, "tokenizer": subject.tokenizer.fingerprint}
+    hashes = {"plan": hashlib.sha256(repr(sorted(plan.items())).encode()).hexdigest()}
+    if world.is_main:
+        run = RunFolder.create(out, "eval", config.to_dict(), resume=resume, data_hashes=hashes)
+        if run.manifest["data_hashes"] != hashes:
+            raise InputError(
+                expected="the tasks that this run began with",
+                got="tasks of the same names with other parameters or sources",
+                where=str(out),
+                fix="choose another --out, or restore the sources",
+            )
+        run.update_manifest(evaluation=facts)
+    world.barrier()
+    if not world.is_main:
+        run = RunFolder.open(out)
+    try:
+        _answer_all(config, tasks, subject, run, world, progress)
+        world.barrier()
+        if not world.is_main:
+            return {}
+        order = {sample_id: place for place, sample_id in enumerate(_all_ids(config, tasks))}
+        records = join_samples(run, order)
+        missing = len(order) - len(records)
+        if missing:
+            raise RunFailure(
+                expected=f"{len(order)} answers",
+                got=f"{len(records)}",
+                where=str(out / "samples.jsonl"),
+                fix="give the same command with --resume",
+            )
+        summary = summarize(config.to_dict(), records, {task.name: task.floor for task in tasks})
+        run.write_json("summary.json", summary)
+    except LengthwiseError:
+        if world.is_main:
+            run.finish("failed")
+        raise
+    run.finish()
+    return dict(run.read_json("summary.json"))
+
+
+def _check_lengths(config: EvalConfig, tasks: Sequence[Task], subject: Subject) -> None:
+    """Refuse lengths beforehand: nothing is ever cut to fit."""
+    limit = subject.engine.context_limit
+    beyond = [length for length in config.lengths if limit is not None and length > limit]
+    if beyond:
+        raise InputError(
+            expected=f"lengths of at most {limit:,} tokens, the context of {config.model}",
+            got=", ".join(f"{length:,}" for length in beyond),
+            where="lengths",
+            fix="leave these out, or give --context-length if the model takes more than it says",
+        )
+    for task in tasks:
+        least = task.min_length(subject.tokenizer)
+        short = [length for length in config.lengths if length < least]
+        if short:
+            raise InputError(
+                expected=f"lengths of at least {least:,} tokens for {task.name} with the tokenizer "
+                f"{subject.tokenizer.name}",
+                got=", ".join(f"{length:,}" for length in short),
+                where="lengths",
+                fix="leave these out, or leave the task out",
+            )
+
+
+def _all_ids(config: EvalConfig, tasks: Sequence[Task]) -> list[str]:
+    """Ids of all samples in the order of the finished file."""
+    from lengthwise.tasks.base import sample_id
+
+    return [
+        sample_id(task.name, length, index)
+        for task in tasks
+        for length in sorted(config.lengths)
+        for index in range(config.num_samples)
+    ]
+
+
+def blocks(config: EvalConfig, tasks: Sequence[Task]) -> list[tuple[Task, int, range]]:
+    """The work in the order in which it is done: short lengths first, so that a table fills from its left."""
+    return [
+        (task, length, range(first, min(first + BLOCK, config.num_samples)))
+        for length in sorted(config.lengths)
+        for task in tasks
+        for first in range(0, config.num_samples, BLOCK)
+    ]
+
+
+def _answer_all(
+    config: EvalConfig, tasks: Sequence[Task], subject: Subject, run: RunFolder, world: World, progress: bool
+) -> None:
+    """Answer what the run does not hold yet, this process's share."""
+    done = {record["id"] for record in read_samples(run)}
+    mine = blocks(config, tasks)[world.rank :: world.size]
+    name = "samples.jsonl" if world.size == 1 else part_name(world.rank)
+    total = sum(length * len(indices) for _, length, indices in mine)
+    with _bar(total, shown=progress and world.is_main) as bar:
+        for task, length, indices in mine:
+            samples = task.samples(list(indices), length, subject.tokenizer, config.seed)
+            if all(sample.id in done for sample in samples):
+                bar(length * len(indices), f"{task.name} at {length:,}")
+                continue
+            bar(0, f"{task.name} at {length:,}")
+            requests = [_request(sample, subject) for sample in samples]
+            for answer in subject.engine.run(requests):
+                sample = samples[answer.index]
+                if sample.id not in done:
+                    run.append_sample(_record(task, sample, answer, subject, config.scorer), name)
+                bar(length, f"{task.name} at {length:,}")
+
+
+def _request(sample: Sample, subject: Subject) -> Request:
+    prompt = subject.tokenizer.encode(sample.prompt)
+    assert len(prompt) == sample.num_tokens, f"{sample.id}: {len(prompt)} tokens where the task counted other"
+    continuation = None if sample.continuation is None else subject.tokenizer.encode(sample.continuation)
+    return Request(prompt, sample.max_new_tokens, continuation, sample.prompt, sample.continuation)
+
+
+def _record(task: Task, sample: Sample, answer: Answer, subject: Subject, scorer: str | None) -> dict[str, Any]:
+    """A line of samples.jsonl. Holds nothing that changes when the sample is answered again."""
+    text = answer.text if answer.text is not None else subject.tokenizer.decode(answer.tokens)
+    head, tail = sample.prompt[:SHOWN_CHARACTERS], sample.prompt[SHOWN_CHARACTERS:][-SHOWN_CHARACTERS:]
+    record = {
+        "id": sample.id,
+        "task": sample.task,
+        "length": sample.length,
+        "index": sample.index,
+        "num_tokens": sample.num_tokens,
+        "max_new_tokens": sample.max_new_tokens,
+        "prompt_sha256": hashlib.sha256(sample.prompt.encode()).hexdigest(),
+        "prompt_head": head,
+        "prompt_tail": tail,
+        "answers": list(sample.answers),
+        "meta": dict(sample.meta),
+        "num_prompt_tokens_seen": answer.num_prompt_tokens,
+        "output": None if answer.error is not None else text,
+        "output_tokens": answer.tokens.tolist(),
+        "finish": answer.finish,
+        "error": answer.error,
+    }
+    if answer.logprobs is not None:
+        record["logprob"] = float(np.sum(answer.logprobs))
+    return record | score_record(task, sample, answer, text, scorer)
+
+
+def score_record(task: Task, sample: Sample, answer: Answer, text: str, scorer: str | None) -> dict[str, Any]:
+    """Scores of an answer by every rule of the task; `score` is that of the rule that counts. None for a failure."""
+    used = scorer if scorer in task.scorers() else task.scorers()[0]
+    if answer.error is not None:
+        return {"score": None, "scorer": used, "scores": {}}
+    scores = {rule: task.score(sample, text, rule).value for rule in task.scorers()}
+    return {"score": scores[used], "scorer": used, "scores": scores}
+
+
+def part_name(rank: int) -> str:
+    """File that a process other than a single one writes."""
+    return f"samples.rank-{rank:04d}.jsonl"
+
+
+def read_samples(run: RunFolder) -> list[dict[str, Any]]:
+    """Every answer that a run holds, parts of its processes included, each once."""
+    records = {record["id"]: record for record in run.read_samples()}
+    for path in sorted(run.path.glob("samples.rank-*.jsonl")):
+        for record in run.read_samples(path.name):
+            records.setdefault(record["id"], record)
+    return list(records.values())
+
+
+def join_samples(run: RunFolder, order: dict[str, int]) -> list[dict[str, Any]]:
+    """Put all answers into `samples.jsonl` in order, and remove the parts."""
+    records = sorted((r for r in read_samples(run) if r["id"] in order), key=lambda record: order[record["id"]])
+    run.replace_samples(records)
+    for path in run.path.glob("samples.rank-*.jsonl"):
+        path.unlink()
+    return records
+
+
+@contextmanager
+def _bar(total: int, *, shown: bool) -> Iterator[Callable[[int, str], None]]:
+    """A bar over the tokens to read, with the cell in hand, rate and time left, on stderr."""
+    if not shown:
+        yield lambda count, what: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        task = display.add_task("evaluating", total=total, rate="")
+
+        def advance(count: int, what: str) -> None:
+            speed = display.tasks[0].speed
+            rate = "" if speed is None else f"{speed:,.0f} tokens/s"
+            display.update(task, advance=count, description=what, rate=rate)
+
+        yield advance

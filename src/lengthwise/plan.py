@@ -125,7 +125,7 @@ def measure_plan(config: MeasureConfig) -> dict[str, Any]:
     Raises:
         InputError: the model is not there, or the lengths do not fit.
     """
-    opened = open_model(config.model)
+    opened = open_model(config.model, engine=config.engine)
     full, skipped = offered(resolve(config, opened), opened)
     assert full.length is not None
     assert full.context_length is not None

@@ -63,6 +63,8 @@ def test_what_can_be_trusted() -> None:
     words = " ".join(trust(all_pass(two_pieces=finding("two-pieces", "fail"), generate=finding("generate", "fail"))))
     assert "Read texts in one piece" in words
     assert "generate() is not the model whose perplexity is measured" in words
+    words = " ".join(trust(all_pass(two_pieces=finding("two-pieces", "not supported"))))
+    assert "Read texts in one piece: the model carries nothing from call to call." in words
     words = " ".join(trust(all_pass(uneven_pieces=finding("uneven-pieces", "fail"))))
     assert "one-token calls give other numbers: read in one piece" in words
     words = " ".join(trust(all_pass(single_tokens=finding("single-tokens", "fail"))))

@@ -117,7 +117,7 @@ def test_a_report_has_what_a_maintainer_needs() -> None:
 @known
 def test_a_loaded_model_gets_the_script_of_a_small_one(tmp_path: Path) -> None:
     folder = save_byte_model(tmp_path / "model", "mamba")
-    result = check(CheckConfig(model=str(folder), length=32))
+    result = check(CheckConfig(model=str(folder), engine="transformers", length=32))
     assert result.script is not None
     assert "from_config" in result.script
     assert str(folder) not in result.script
@@ -134,7 +134,7 @@ def test_a_fault_that_only_the_weights_show_is_shown_with_them(tmp_path: Path, m
 
     folder = save_byte_model(tmp_path / "model", "mamba")
     monkeypatch.setattr(run.tiny, "tiny_model", refuse)
-    result = check(CheckConfig(model=str(folder), length=32))
+    result = check(CheckConfig(model=str(folder), engine="transformers", length=32))
     assert result.script is not None
     assert f'from_pretrained("{folder}", dtype=torch.float32)' in result.script
 

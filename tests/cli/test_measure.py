@@ -201,7 +201,20 @@ def test_a_model_of_transformers_is_measured_with_a_warning(lengthwise, tmp_path
     from tests.engines.models import save_byte_model
 
     folder = save_byte_model(tmp_path / "mamba", "mamba")
-    words = [folder, *quick[:2], "--length", 100, "--num-sequences", 2, "--context-length", 32, "--tokenizer", "bytes"]
+    words = [
+        folder,
+        "--engine",
+        "transformers",
+        *quick[:2],
+        "--length",
+        100,
+        "--num-sequences",
+        2,
+        "--context-length",
+        32,
+        "--tokenizer",
+        "bytes",
+    ]
     done = lengthwise("measure", *words, "--out", "run")
     assert done.code == 0
     assert (
@@ -223,7 +236,7 @@ def test_context_and_tokenizer_beside_a_model_of_transformers(lengthwise, tmp_pa
 
     folder = save_byte_model(tmp_path / "llama", "llama")
     save_byte_tokenizer(folder)
-    done = lengthwise("measure", folder, *quick, "--out", "run")
+    done = lengthwise("measure", folder, "--engine", "transformers", *quick, "--out", "run")
     assert done.code == 0
     assert "! LlamaForCausalLM of transformers, streamed with its cache carried" in done.out
     assert "! The training context is max_position_embeddings of its configuration" in done.out

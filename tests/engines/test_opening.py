@@ -38,7 +38,7 @@ def test_our_formats_are_ours(ours: Path) -> None:
 
 
 def test_a_right_cache_is_streamed(tmp_path: Path) -> None:
-    opened = open_model(str(save_byte_model(tmp_path, "mamba2")))
+    opened = open_model(str(save_byte_model(tmp_path, "mamba2")), engine="transformers")
     assert isinstance(opened.model, HFModel)
     assert (opened.engine, opened.reading) == ("transformers", "streamed")
     assert (opened.vocab_size, opened.context_length, opened.tokenizer_spec) == (256, None, None)
@@ -50,7 +50,7 @@ def test_a_right_cache_is_streamed(tmp_path: Path) -> None:
 
 
 def test_a_wrong_cache_is_not_used(tmp_path: Path) -> None:
-    opened = open_model(str(save_byte_model(tmp_path, "mamba")))
+    opened = open_model(str(save_byte_model(tmp_path, "mamba")), engine="transformers")
     assert isinstance(opened.model, OneShot)
     assert opened.reading == "one-shot"
     assert "changes logits by" in str(opened.why)
@@ -60,7 +60,7 @@ def test_a_wrong_cache_is_not_used(tmp_path: Path) -> None:
 def test_context_and_tokenizer_come_from_the_folder(tmp_path: Path) -> None:
     save_byte_model(tmp_path, "llama")
     save_byte_tokenizer(tmp_path)
-    opened = open_model(str(tmp_path))
+    opened = open_model(str(tmp_path), engine="transformers")
     assert (opened.context_length, opened.context_source) == (64, "max_position_embeddings")
     assert (opened.tokenizer_spec, opened.tokenizer_base) == ("tokenizer.json", tmp_path)
     assert opened.no_states() == "the model has no recurrent state"
@@ -80,7 +80,7 @@ def test_windows_that_a_probe_does_not_slide_are_tried_in_a_small_model(tmp_path
 
 
 def test_engine_can_be_chosen(ours: Path, tmp_path: Path) -> None:
-    save_byte_model(tmp_path, "mamba2")
+    transformers.GPT2Config(n_embd=16, n_head=2, n_layer=1, vocab_size=50).save_pretrained(tmp_path)
     with pytest.raises(InputError):
         open_model(str(tmp_path), engine="lengthwise")
     with pytest.raises(InputError):
@@ -130,7 +130,7 @@ def test_a_folder_without_a_config(tmp_path: Path) -> None:
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     save_byte_model(tmp_path, "llama")
     (tmp_path / "model.safetensors").unlink()
-    error = refused(str(tmp_path))
+    error = refused(str(tmp_path), engine="transformers")
     assert error.expected == "weights that transformers can load"
     assert "--config-only" in error.fix
 
@@ -162,7 +162,7 @@ def test_a_model_type_has_no_weights() -> None:
 
 
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "jamba"}))
     monkeypatch.setitem(sys.modules, "transformers", None)
     error = refused(str(tmp_path))
     assert "transformers" in error.expected
@@ -178,7 +178,7 @@ def test_verbosity_is_as_before() -> None:
 
 def test_a_model_in_bfloat16(tmp_path: Path) -> None:
     save_byte_model(tmp_path, "llama")
-    opened = open_model(str(tmp_path), dtype=torch.bfloat16)
+    opened = open_model(str(tmp_path), engine="transformers", dtype=torch.bfloat16)
     assert next(opened.model.parameters()).dtype == torch.bfloat16
     with torch.no_grad():
         assert opened.model.nll(tokens(1, 9))[0].dtype == torch.float32

@@ -36,6 +36,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def made_config(folder: Path, **options: Any) -> MeasureConfig:
     values = {
+        "engine": "transformers",  # some of these formats are ours as well
         "chunk": 32,
         "batch_size": 2,
         "bootstrap": 100,
@@ -117,7 +118,7 @@ def test_states_are_taken_where_there_are_any(finished: dict[str, Path]) -> None
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_remembrance_is_that_of_separate_passes(folders: dict[str, Path], model_type: str) -> None:
-    opened = open_model(str(folders[model_type]))
+    opened = open_model(str(folders[model_type]), engine="transformers")
     row = made_sequences()[0][:1, :41]
     starts, ends = [0, 7, 24, 40], [12, 13, 40]
     found = remembrance_surface(opened.model, row, starts, ends, tokens_per_forward=16)
@@ -162,7 +163,7 @@ def test_a_run_goes_on_and_ends_with_the_same_content(
 
 
 def test_texts_read_in_one_pass_are_shorter_unless_told_otherwise(folders: dict[str, Path]) -> None:
-    one_shot, streamed = (open_model(str(folders[name])) for name in ("mamba", "mamba2"))
+    one_shot, streamed = (open_model(str(folders[name]), engine="transformers") for name in ("mamba", "mamba2"))
     assert isinstance(one_shot.model, OneShot)
     assert isinstance(streamed.model, HFModel)
     assert run_module.resolve(made_config(folders["mamba"]), one_shot).length == 4 * CONTEXT
@@ -179,7 +180,7 @@ def test_a_text_that_does_not_fit_the_memory_is_refused(
     assert "4,000 tokens, which take about" in caught.value.got
     assert "--length 1000 or less" in caught.value.fix
     monkeypatch.setattr(memory, "machine_bytes", lambda: None)
-    opened = open_model(str(folders["mamba"]))
+    opened = open_model(str(folders["mamba"]), engine="transformers")
     memory.check_memory(opened, 10**9)
 
 
@@ -196,3 +197,10 @@ def test_no_context_is_guessed(folders: dict[str, Path], tmp_path: Path) -> None
 def test_a_tokenizer_is_asked_for(folders: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected a tokenizer.json beside the model.*give --tokenizer"):
         measure(made_config(folders["mamba2"], tokenizer=None), tmp_path / "run", progress=False)
+
+
+def test_a_loaded_checkpoint_is_run_by_us(tmp_path: Path) -> None:
+    from tests.measure.test_run import made_checkpoint
+
+    with pytest.raises(InputError, match="expected engine auto or lengthwise for a checkpoint that is already loaded"):
+        measure(made_config(tmp_path), tmp_path / "run", checkpoint=made_checkpoint(), sequences=made_sequences())

@@ -245,6 +245,8 @@ def trust(findings: Sequence[Finding]) -> list[str]:
         words.append(
             "Long texts can be read in long pieces, but one-token calls give other numbers: read in one piece."
         )
+    elif of("two-pieces") == "not supported":
+        words.append("Read texts in one piece: the model carries nothing from call to call.")
     else:
         words.append("Read texts in one piece: the state is not carried rightly from call to call.")
     if of("generate") is not None:

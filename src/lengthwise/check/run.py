@@ -23,7 +23,7 @@ from lengthwise.devices import choose_device
 from lengthwise.engines import opening, tiny
 from lengthwise.engines.hf import HFModel
 from lengthwise.engines.probe import evaluating
-from lengthwise.errors import InputError, LengthwiseError, RunFailure
+from lengthwise.errors import InputError, RunFailure
 from lengthwise.runs import RunFolder, atomic_write_bytes
 
 FORMAT_VERSION = 1
@@ -82,20 +82,28 @@ def check(
     Raises:
         InputError: where the model is not there or cannot be run at all, or the folder is in use.
     """
-    run = None if out is None else RunFolder.create(out, "check", config.to_dict())
-    try:
-        result = _checked(config, progress, script)
-    except LengthwiseError:
-        if run is not None:
-            run.finish("failed")
-        raise
-    if run is not None:
+    if out is not None:
+        _check_out(Path(out))
+    result = _checked(config, progress, script)
+    if out is not None:
+        # Written when all is done, in one go: a check takes seconds and never goes on from half of it.
+        run = RunFolder.create(out, "check", config.to_dict())
         run.write_json("results.json", result.record)
         for name, text in ((SCRIPT, result.script), (REPORT, result.report)):
             if text is not None:
                 atomic_write_bytes(run.path / name, text.encode())
         run.finish()
     return result
+
+
+def _check_out(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(
+            expected="an empty or new folder",
+            got="a file" if path.is_file() else "a folder with files in it",
+            where=str(path),
+            fix="choose another --out",
+        )
 
 
 def _checked(config: CheckConfig, progress: Progress | None, script: bool) -> CheckResult:

@@ -23,7 +23,7 @@ from lengthwise.cli.common import (
     stored_config,
 )
 from lengthwise.errors import InputError
-from lengthwise.measure.config import LENGTH_FACTOR, MeasureConfig
+from lengthwise.measure.config import LENGTH_FACTOR, EngineName, MeasureConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class Options:
         tyro.conf.Positional[OptionalText], tyro.conf.arg(metavar="[MODEL]", help_behavior_hint="(or --config)")
     ] = None
     """A folder or the name of a shipped model (`lengthwise models`), or of a model that transformers can load."""
+    engine: Annotated[EngineName | None, default_is(MeasureConfig.engine)] = None
+    """Whose code runs the model; auto: ours where it knows the format, else transformers."""
     data: Annotated[OptionalText, default_is(MeasureConfig.data)] = None
     """Corpus: the word python, files, folders, or a folder of tokens; its validation side is read."""
     length: Annotated[OptionalSize, default_is(f"{LENGTH_FACTOR} times the training context")] = None
@@ -79,6 +81,7 @@ class Options:
 
 SETTINGS = (
     "model",
+    "engine",
     "data",
     "length",
     "num_sequences",

@@ -10,6 +10,8 @@ from typing import Any, Literal
 from lengthwise.errors import InputError, check_keys, near_matches
 
 Metric = Literal["perplexity", "restart", "remembrance", "states"]
+EngineName = Literal["auto", "lengthwise", "transformers"]
+ENGINES: tuple[EngineName, ...] = ("auto", "lengthwise", "transformers")
 METRICS: tuple[Metric, ...] = ("perplexity", "restart", "remembrance", "states")
 LENGTH_FACTOR = 64
 """The length measured where none is given, in training contexts."""
@@ -42,6 +44,8 @@ class MeasureConfig:
 
     model: str
     """A folder or the name of a shipped model, or of a model that transformers can load."""
+    engine: EngineName = "auto"
+    """Whose code runs the model. auto: ours where it knows the format, else transformers."""
     label: str | None = None
     """How reports call this run; None: the model."""
     data: str = "python"
@@ -98,6 +102,8 @@ class MeasureConfig:
         for name in ("tolerance", "restart_tolerance"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise _wrong(name, getattr(self, name), "a finite number of at least 0")
+        if self.engine not in ENGINES:
+            raise _wrong("engine", self.engine, f"one of {', '.join(ENGINES)}")
         if not self.metrics:
             raise _wrong("metrics", (), f"at least one of {', '.join(METRICS)}")
         for metric in self.metrics:

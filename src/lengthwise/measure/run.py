@@ -68,7 +68,17 @@ def measure(
         RunFailure: where a loss or a state is not finite, or the device is full.
     """
     device = choose_device(config.device)
-    opened = open_model(config.model, device=device) if checkpoint is None else from_checkpoint(checkpoint)
+    if checkpoint is None:
+        opened = open_model(config.model, engine=config.engine, device=device)
+    elif config.engine == "transformers":
+        raise InputError(
+            expected="engine auto or lengthwise for a checkpoint that is already loaded",
+            got="'transformers'",
+            where="MeasureConfig.engine",
+            fix="leave it out, or leave out the checkpoint",
+        )
+    else:
+        opened = from_checkpoint(checkpoint)
     resolved, skipped = offered(resolve(config, opened), opened)
     if sequences is None:
         text = sample(resolved, opened, progress=progress)

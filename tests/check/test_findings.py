@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,12 @@ def all_pass(**changes: Finding) -> list[Finding]:
 def test_properties_are_named_once_and_explained() -> None:
     assert len(set(NAMES)) == len(PROPERTIES)
     assert all(len(each.broken) > 30 and each.broken.endswith(".") for each in PROPERTIES)
+    assert all(len(each.fault) > 25 and each.fault[0].islower() and each.fault[-1] != "." for each in PROPERTIES)
+
+
+def test_properties_are_described() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "check.md").read_text(encoding="utf-8")
+    assert [name for name in NAMES if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize(

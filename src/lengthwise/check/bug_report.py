@@ -17,7 +17,7 @@ def bug_report(record: dict[str, Any], fault: Finding, script: str | None) -> st
     """
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items() if name != "lengthwise")
     lines = [
-        f"### {record['class']}: {fault.title} does not hold",
+        f"### {record['class']}: {fault.fault}",
         "",
         f"{_what(fault)} {fault.meaning}",
         "",

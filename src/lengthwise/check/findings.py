@@ -20,6 +20,8 @@ class Property:
     group: Group
     title: str
     """What should hold, as shown in tables."""
+    fault: str
+    """What is the case where it does not hold, as the title of a bug report."""
     broken: str
     """What it means for measuring and using the model where it does not hold."""
 
@@ -29,6 +31,7 @@ PROPERTIES: tuple[Property, ...] = (
         "two-pieces",
         "state",
         "whole text = two pieces",
+        "a text read in two pieces with its cache gives other logits than the whole text",
         "Long texts must be read in one piece; perplexity by position would be that of a model that loses (part of) "
         "its past at every border.",
     ),
@@ -36,18 +39,21 @@ PROPERTIES: tuple[Property, ...] = (
         "uneven-pieces",
         "state",
         "whole text = uneven pieces",
+        "a text read in uneven pieces with its cache gives other logits than the whole text",
         "A text must not be cut just anywhere: results depend on where the borders fall.",
     ),
     Property(
         "piece-then-tokens",
         "state",
         "whole text = a piece, then single tokens",
+        "a text read as a piece and then single tokens gives other logits than the whole text",
         "What the model writes after a prompt does not come from the distribution that its perplexity is measured on.",
     ),
     Property(
         "single-tokens",
         "state",
         "whole text = single tokens",
+        "a text read token by token gives other logits than the whole text",
         "Reading token by token is another function than reading the text at once; figures of the two must not be "
         "compared.",
     ),
@@ -55,48 +61,56 @@ PROPERTIES: tuple[Property, ...] = (
         "carried",
         "state",
         "a second call depends on the first",
+        "the logits of a second call do not depend on the first",
         "Nothing is carried: every call begins a new text, without saying so.",
     ),
     Property(
         "fresh-start",
         "state",
         "a new text starts from nothing",
+        "a new text with a new cache sees what the text before it left behind",
         "A text is read with what an earlier, unrelated text left behind; results depend on what ran before.",
     ),
     Property(
         "gradients",
         "state",
         "gradients through the state = of the whole text",
+        "gradients through the cache differ from those of the whole text",
         "Training across pieces (truncated backpropagation, State Passing with gradients) follows a wrong gradient.",
     ),
     Property(
         "generate",
         "state",
         "generate() = whole text",
+        "generate() computes other logits than a forward pass over the same text",
         "Answers in generation benchmarks come from another model than the one whose loss is reported.",
     ),
     Property(
         "left-padding",
         "padding",
         "left padding: real tokens unchanged",
+        "padding on the left, with a mask, changes the logits of real tokens",
         "Rows of different lengths must not be padded on the left; scores depend on the other rows of the batch.",
     ),
     Property(
         "after-left-padding",
         "padding",
         "left padding: what follows unchanged",
+        "a cache filled from text padded on the left, with a mask, gives other logits afterwards",
         "After a prompt padded on the left the state holds padding; batched generation depends on the other rows.",
     ),
     Property(
         "right-padding",
         "padding",
         "right padding: real tokens unchanged",
+        "padding on the right, with a mask, changes the logits of real tokens",
         "Rows of different lengths must not be padded on the right, not even for scoring.",
     ),
     Property(
         "after-right-padding",
         "padding",
         "right padding: what follows unchanged",
+        "a cache filled from text padded on the right, with a mask, gives other logits afterwards",
         "After a text padded on the right the state has read the padding; it must not be carried on. Scoring alone is "
         "not affected.",
     ),
@@ -104,48 +118,56 @@ PROPERTIES: tuple[Property, ...] = (
         "generate-left-padded",
         "padding",
         "generate() from a padded batch = row by row",
+        "generate() from a batch padded on the left gives other logits than row by row",
         "Batched generation gives other answers than one prompt at a time.",
     ),
     Property(
         "packed",
         "packing",
         "packed documents = separate ones",
+        "documents in one row see each other",
         "Documents in one row see each other.",
     ),
     Property(
         "causality",
         "basics",
         "a later token changes no earlier logits",
+        "a later token changes earlier logits",
         "The model sees the token it predicts; its perplexity means nothing.",
     ),
     Property(
         "prefix",
         "basics",
         "a longer text changes no earlier logits",
+        "the logits of a text depend on how long it goes on",
         "Losses at one position depend on how long the text is; lengths must not be compared.",
     ),
     Property(
         "rows",
         "basics",
         "rows do not see each other",
+        "the logits of a row depend on the other rows",
         "A text's losses depend on the other texts of its batch.",
     ),
     Property(
         "repeat",
         "basics",
         "the same call gives the same result",
+        "the same call gives another result the second time",
         "Results depend on chance or on earlier calls.",
     ),
     Property(
         "train-mode",
         "basics",
         "training mode = evaluation mode",
+        "training mode gives other logits than evaluation mode, without dropout",
         "What is trained is another function than what is measured.",
     ),
     Property(
         "rounding",
         "basics",
         "rounding is small",
+        "one pass differs from the same pass in float64 by more than rounding",
         "One pass in this precision is not the function that it is in float64; nothing else can be told from that.",
     ),
 )
@@ -190,6 +212,12 @@ class Finding:
         """The property in words, with the way positions were treated where that matters."""
         title = BY_NAME[self.name].title
         return f"{title} (position ids left to the model)" if self.positions == "own" else title
+
+    @property
+    def fault(self) -> str:
+        """What is the case where the property does not hold, with the condition that matters."""
+        fault = BY_NAME[self.name].fault
+        return f"{fault}, unless position ids are given" if self.positions == "own" else fault
 
     @property
     def meaning(self) -> str:

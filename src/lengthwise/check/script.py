@@ -11,7 +11,8 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +56,12 @@ def make_script(finding: Finding, model: HFModel, origin: Origin, *, length: int
         return None
     text = "\n".join(
         [
-            f'"""{model.name} of transformers: {finding.title}, which does not hold.\n',
-            *(_wrapped(finding.note) if finding.note else ()),
+            _wrapped(f'"""{model.name} of transformers: {finding.fault}.'),
+            *(
+                [_wrapped(re.sub(r'["\\]', "'", finding.note[0].upper() + finding.note[1:] + "."))]
+                if finding.note
+                else ()
+            ),
             'Made by `lengthwise check`. Needs torch and transformers."""\n',
             "import torch",
             "import transformers",
@@ -148,11 +153,8 @@ def _vocab(model: HFModel) -> int:
     return min(model.vocab_size, 1000)
 
 
-def _wrapped(note: str) -> Iterator[str]:
-    import textwrap
-
-    yield from textwrap.wrap(re.sub(r'["\\]', "'", note[0].upper() + note[1:] + "."), width=110)
-    yield ""
+def _wrapped(paragraph: str) -> str:
+    return "\n".join(textwrap.wrap(paragraph, width=110)) + "\n"
 
 
 def _body(finding: Finding, model: HFModel, length: int) -> str | None:

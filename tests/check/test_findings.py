@@ -101,6 +101,11 @@ def test_padding_in_words(faults: list[str], words: str) -> None:
     assert any(sentence.startswith(words) for sentence in trust(found)), trust(found)
 
 
+def test_what_was_not_checked_is_not_called_impossible() -> None:
+    unknown = finding("gradients", "not supported", note="not checked: the model is too large")
+    assert trust(all_pass(gradients=unknown))[-1] == "Whether gradients flow through the carried state was not checked."
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [("fail", "Do not train through the carried state."), ("not supported", "The carried state cannot be trained")],

@@ -304,6 +304,8 @@ def trust(findings: Sequence[Finding]) -> list[str]:
         words.append("Gradients flow through the carried state as through the whole text.")
     elif gradient in ("fail", "error"):
         words.append("Do not train through the carried state.")
+    elif any(each.name == "gradients" and each.note.startswith("not checked") for each in findings):
+        words.append("Whether gradients flow through the carried state was not checked.")
     else:
         words.append("The carried state cannot be trained through.")
     return words

@@ -54,22 +54,16 @@ def make_script(finding: Finding, model: HFModel, origin: Origin, *, length: int
     body = _body(finding, model, length)
     if body is None:
         return None
+    names = ["AutoConfig"] if origin.small is not None else []
+    names += ["AutoModelForCausalLM", *(["DynamicCache"] if "DynamicCache" in body else [])]
     text = "\n".join(
         [
             _wrapped(f'"""{model.name} of transformers: {finding.fault}.'),
-            *(
-                [_wrapped(re.sub(r'["\\]', "'", finding.note[0].upper() + finding.note[1:] + "."))]
-                if finding.note
-                else ()
-            ),
+            *([_wrapped(_sentence(finding.note))] if finding.note else []),
             'Made by `lengthwise check`. Needs torch and transformers."""\n',
             "import torch",
             "import transformers",
-            "from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache\n"
-            if "DynamicCache" in body
-            else "from transformers import AutoConfig, AutoModelForCausalLM\n"
-            if origin.small is not None
-            else "from transformers import AutoModelForCausalLM\n",
+            f"from transformers import {', '.join(names)}\n",
             _model(origin),
             "random = torch.Generator().manual_seed(1)",
             f"tokens = torch.randint({_vocab(model)}, ({ROWS}, {length}), generator=random)",
@@ -151,6 +145,11 @@ def _shown(value: Any, indent: int = 0) -> str:
 
 def _vocab(model: HFModel) -> int:
     return min(model.vocab_size, 1000)
+
+
+def _sentence(note: str) -> str:
+    """A note as a sentence that can stand inside a docstring."""
+    return re.sub(r'["\\]', "'", note[0].upper() + note[1:] + ".")
 
 
 def _wrapped(paragraph: str) -> str:

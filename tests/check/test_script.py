@@ -22,13 +22,15 @@ from lengthwise.engines.tiny import tiny_model
 known = pytest.mark.skipif(not transformers.__version__.startswith("5.23."), reason="faults of transformers 5.23")
 
 
-def script(model_type: str, name: str, *, length: int = 48, positions: str | None = None) -> str | None:
+def script(
+    model_type: str, name: str, *, length: int = 48, positions: str | None = None, status: str = "fail"
+) -> str | None:
     with quiet():
         small = tiny_model(load_config(model_type))
         model = HFModel(small.model)
         with torch.no_grad():
             model(torch.zeros(2, 3, dtype=torch.int64))  # tells who makes the cache
-        finding = Finding(name=name, status="fail", positions=positions, note='a "note"')  # type: ignore[arg-type]
+        finding = Finding(name=name, status=status, positions=positions, note='a "note"')  # type: ignore[arg-type]
         return make_script(finding, model, Origin(model_type, small), length=length, tolerance=1e-3)
 
 
@@ -61,6 +63,12 @@ def test_a_fault_is_shown(model_type: str, name: str) -> None:
 
 
 @known
+def test_an_exception_is_shown_as_it_is() -> None:
+    text = script("rwkv", "after-left-padding", status="error")
+    assert text is not None
+
+
+@known
 def test_positions_left_to_the_model_are_left_out_of_the_script() -> None:
     own, given = script("bamba", "two-pieces", positions="own"), script("bamba", "two-pieces")
     assert own is not None
@@ -77,7 +85,10 @@ def test_what_is_right_gives_no_script(name: str) -> None:
 
 def test_shows() -> None:
     assert shows(f"print('{FAULT}: x'); raise SystemExit(1)")
-    assert shows("raise ValueError('of the model')")
+    assert shows("raise ValueError('of the model')", raises=True)
+    assert not shows("raise ValueError('of the script')")
+    with torch.no_grad():
+        assert shows("import torch; print('FAULT' * torch.is_grad_enabled()); raise SystemExit(1)")
     assert not shows("print('no fault')")
     assert not shows("raise SystemExit(1)")
 

@@ -22,7 +22,7 @@ from lengthwise.check.script import Origin, make_script
 from lengthwise.devices import choose_device
 from lengthwise.engines import opening, tiny
 from lengthwise.engines.hf import HFModel
-from lengthwise.engines.probe import evaluating
+from lengthwise.engines.probe import EXACT_PARAMETERS, evaluating
 from lengthwise.errors import InputError, RunFailure
 from lengthwise.runs import RunFolder, atomic_write_bytes
 
@@ -175,7 +175,10 @@ def _case(subject: Subject, config: CheckConfig) -> Case:
 
 
 def _script(fault: Finding, subject: Subject, case: Case, config: CheckConfig) -> str | None:
-    """The script for the worst fault: of a small random model where that shows it, else of the weights."""
+    """The script for the worst fault: of a small random model where that shows it, else of the weights.
+
+    A script is run before it is given, so weights that are too large to be held twice are left alone.
+    """
     assert isinstance(subject.model, HFModel)
     tolerance = case.yardstick.tolerance if fault.name != "gradients" else (fault.tolerance or 0.0)
     scale = 1.0 if fault.name == "gradients" else case.yardstick.spread
@@ -185,7 +188,10 @@ def _script(fault: Finding, subject: Subject, case: Case, config: CheckConfig) -
             small = tiny.tiny_model(subject.config, seed=config.seed)
         except InputError:  # then the weights are loaded
             small = None
-    for chosen in (small, None) if subject.small is None else (small,):
+    again = subject.small is None and sum(p.numel() for p in subject.model.parameters()) <= EXACT_PARAMETERS
+    for chosen in (small, None) if again else (small,):
+        if chosen is None and not again:
+            continue
         origin = Origin(config.model, chosen, config.trust_remote_code, config.dtype)
         text = make_script(fault, subject.model, origin, length=config.length, tolerance=scale * tolerance)
         if text is not None:

@@ -51,7 +51,9 @@ def make_script(finding: Finding, model: HFModel, origin: Origin, *, length: int
         length: tokens of the text.
         tolerance: largest difference of logits that rounding explains.
     """
-    body = _body(finding, model, length)
+    shown = model if origin.small is None else HFModel(origin.small.model)
+    vocab = min(shown.vocab_size, 1000)
+    body = _body(finding, model, length, vocab)
     if body is None:
         return None
     names = ["AutoConfig"] if origin.small is not None else []
@@ -66,24 +68,29 @@ def make_script(finding: Finding, model: HFModel, origin: Origin, *, length: int
             f"from transformers import {', '.join(names)}\n",
             _model(origin),
             "random = torch.Generator().manual_seed(1)",
-            f"tokens = torch.randint({_vocab(model)}, ({ROWS}, {length}), generator=random)",
+            f"tokens = torch.randint({vocab}, ({ROWS}, {length}), generator=random)",
             "\n" * (2 if body.strip().startswith(("def", "@")) else 0) + body.strip(),
             _REPORT.replace("TOLERANCE", f"{tolerance:.1g}"),
         ]
     )
-    return text if shows(text) else None
+    return text if shows(text, raises=finding.status == "error") else None
 
 
-def shows(text: str) -> bool:
-    """Whether a script ends with its fault, or with an exception of the model."""
+def shows(text: str, *, raises: bool = False) -> bool:
+    """Whether a script ends with its fault, or with an exception of the model where that is the fault."""
     printed = io.StringIO()
     try:
-        with quiet(), contextlib.redirect_stdout(printed), torch.random.fork_rng(devices=[]):
+        with (
+            quiet(),
+            contextlib.redirect_stdout(printed),
+            torch.random.fork_rng(devices=[]),
+            torch.enable_grad(),
+        ):
             exec(compile(text, "<the script>", "exec"), {"__name__": "__main__"})
     except SystemExit:
         return FAULT in printed.getvalue()
-    except Exception:
-        return True
+    except Exception:  # whatever the model raises; in any other case the script is at fault itself
+        return raises
     return False
 
 
@@ -143,10 +150,6 @@ def _shown(value: Any, indent: int = 0) -> str:
     return json.dumps(value) if isinstance(value, str) else repr(value)
 
 
-def _vocab(model: HFModel) -> int:
-    return min(model.vocab_size, 1000)
-
-
 def _sentence(note: str) -> str:
     """A note as a sentence that can stand inside a docstring."""
     return re.sub(r'["\\]', "'", note[0].upper() + note[1:] + ".")
@@ -156,7 +159,7 @@ def _wrapped(paragraph: str) -> str:
     return "\n".join(textwrap.wrap(paragraph, width=110)) + "\n"
 
 
-def _body(finding: Finding, model: HFModel, length: int) -> str | None:
+def _body(finding: Finding, model: HFModel, length: int, vocab: int) -> str | None:
     """Code that leaves `found` and `expected`, logits that should be equal, from `model` and `tokens`."""
     half = length // 2
     call = _Call(model, given=finding.positions != "own")
@@ -195,7 +198,7 @@ def _body(finding: Finding, model: HFModel, length: int) -> str | None:
     one_pass = {
         "causality": (
             "changed = tokens.clone()",
-            f"changed[:, {half}] = (changed[:, {half}] + 1) % {_vocab(model)}",
+            f"changed[:, {half}] = (changed[:, {half}] + 1) % {vocab}",
             f"expected, found = logits(tokens)[:, :{half}], logits(changed)[:, :{half}]",
         ),
         "prefix": ("found, expected = logits(tokens[:, :N]), logits(tokens)[:, :N]".replace("N", str(half + 1)),),

@@ -7,11 +7,12 @@ to have only those.
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 from lengthwise.check.config import CheckConfig
-from lengthwise.check.findings import NAMES
+from lengthwise.check.findings import BY_NAME, NAMES
 from lengthwise.check.run import check, versions
 from lengthwise.engines.opening import library
 from lengthwise.errors import LengthwiseError
@@ -89,29 +90,26 @@ def survey(types: Sequence[str], *, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:
-    """Markdown: models with a fault first, then those without, then those that could not be built."""
+    """Markdown: models with a fault in a table, then lists of those without, and of those that could not be built."""
     checked = [record for record in records if "findings" in record]
     bad = [record for record in checked if not record["passed"] and _other_than(record, "after-right-padding")]
     right = [record for record in checked if not record["passed"] and record not in bad]
     good = [record for record in checked if record["passed"]]
     refused = [record for record in records if "refused" in record]
+    lists = {
+        "Wrong only in what follows a text padded on the right": right,
+        "Right in everything they offer": good,
+        "Not checked, because no small model could be built from the default configuration": refused,
+    }
     lines = ["| model type | " + " | ".join(title for _, title in COLUMNS) + " | also, and causes found by trying |"]
-    lines += ["|---" * (len(COLUMNS) + 2) + "|"]
-    lines += [_row(record) for record in bad]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Wrong only in what follows a text padded on the right: " + _names(right) + ".",
-            "",
-            "Right in everything they offer: " + _names(good) + ".",
-            "",
-            "Not checked, because no small model could be built from the default configuration: "
-            + _names(refused)
-            + ".",
-            "",
-        ]
-    )
+    lines += ["|---" * (len(COLUMNS) + 2) + "|", *map(_row, bad)]
+    for title, found in lists.items():
+        lines += ["", _filled(f"{title} ({len(found)}): {_names(found)}.")]
+    return "\n".join(lines) + "\n"
+
+
+def _filled(paragraph: str) -> str:
+    return textwrap.fill(paragraph, width=120, break_on_hyphens=False, break_long_words=False)
 
 
 def _names(records: Sequence[dict[str, Any]]) -> str:
@@ -126,7 +124,7 @@ def _row(record: dict[str, Any]) -> str:
     cells = [_cell(record["findings"], name) for name, _ in COLUMNS]
     shown = {name for name, _ in COLUMNS}
     faults = [each for each in record["findings"] if each["status"] in ("fail", "error")]
-    also = [each["title"] for each in faults if each["name"] not in shown]
+    also = [BY_NAME[each["name"]].title for each in faults if each["name"] not in shown]
     causes = [each["note"] for each in faults if each["note"] and each["name"] != "after-right-padding"]
     words = "; ".join(dict.fromkeys([*also, *causes])).replace("|", "/")
     return f"| `{record['model']}` | " + " | ".join(cells) + f" | {words} |"
@@ -146,25 +144,22 @@ def _cell(findings: Sequence[dict[str, Any]], name: str) -> str:
 def page(records: Sequence[dict[str, Any]]) -> str:
     """The whole page."""
     found = versions()
-    return "\n".join(
-        [
-            "# What was found in transformers",
-            "",
-            f"transformers {found['transformers']}, torch {found['torch']}, on a CPU without kernels of other "
-            "packages. Small random models of every model type, 64 tokens, float32. Made by "
-            "`python -m lengthwise.check.survey`; `lengthwise check TYPE --config-only` repeats a row.",
-            "",
-            "A number is the largest difference of logits over their spread (of gradients: over the gradient's norm): "
-            "1 is as large as what tells tokens apart, and rounding explains about 1e-4. See [check.md](check.md).",
-            "",
-            table(records),
-        ]
+    made = (
+        f"transformers {found['transformers']}, torch {found['torch']}, on a CPU without kernels of other packages. "
+        "Small random models of every model type with a causal decoder, 64 tokens, float32. Made by "
+        "`python -m lengthwise.check.survey`; `lengthwise check TYPE --config-only` repeats a row."
     )
+    read = (
+        "A number is the largest difference of logits over their spread (of gradients: over the gradient's norm): 1 is "
+        "as large as what tells tokens apart, and rounding explains about 1e-4. Windows are cut to 20 tokens, so what "
+        "shows at a window's edge here shows at its full size in practice. See [check.md](check.md)."
+    )
+    return "\n".join(["# What was found in transformers", "", _filled(made), "", _filled(read), "", table(records)])
 
 
 def main(arguments: Sequence[str]) -> int:
     """Print the page about all model types, or about those that are named."""
-    print(page(survey(list(arguments) or model_types())))
+    print(page(survey(list(arguments) or model_types())), end="")
     return 0
 
 

@@ -276,15 +276,18 @@ def library() -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the library's advice on performance and padding out of the output; faults are found by looking."""
-    logging = library().logging
-    before = logging.get_verbosity()
+    logging = library().utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def load_config(name: str, *, trust_remote_code: bool = False) -> Any:

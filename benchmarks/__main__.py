@@ -17,6 +17,8 @@ CLAIMS = {
     "passing-overhead": ("passing_overhead", "run"),
     "measure-stream": ("measure_stream", "run"),
     "remembrance": ("remembrance", "run"),
+    "babilong-1m": ("babilong", "run"),
+    "griffin": ("griffin", "run"),
     "demo": ("demo", "run"),
 }
 

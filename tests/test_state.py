@@ -126,8 +126,8 @@ def test_states_with_different_numbers_of_slots_lie_side_by_side() -> None:
 
 def test_only_some_kinds_are_kept() -> None:
     assert slots(3).only("position").layers[0].keys.shape == (1, 0, 2)
-    assert slots(3).only("position").layers[0].position.tolist() == [3]
-    assert slots(3).only("attention").layers[0].position.tolist() == [0]
+    assert slots(3).only("position").layers[0].position.tolist() == [0], "no slots, nothing to count from"
+    assert slots(3).only("attention", "position").layers[0].position.tolist() == [3]
 
 
 def test_what_mlps_carry_is_part_of_the_state(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@
 | P | head width of the values (Mamba-2) |
 | K, V | key and value width of a head |
 | N | state size |
-| G | groups of heads that share B and C (Mamba-2) |
+| G | groups of heads that share B and C (Mamba-2), or keys and values (attention) |
 | L | layers |
 | W | width of the short convolution |
 | vocab | rows of the embedding table, padding included |

@@ -167,9 +167,16 @@ class State:
         return mine.map_named(None, choose)
 
     def only(self, *kinds: Kind) -> State:
-        """The same with every tensor of another kind emptied: zeros, and no slots at all for ``attention``."""
+        """The same with every tensor of another kind emptied: zeros, and no slots at all for ``attention``.
+
+        Where slots are dropped their position is emptied too: without the tokens there is nothing to count from, and
+        such a row may lie beside rows that have slots.
+        """
         kept = {name for kind in kinds for name, _ in self.named_tensors(kind)}
         slots = {name for name, _ in self.named_tensors("attention")}
+        if "attention" not in kinds:
+            records = {name.rsplit(".", 1)[0] for name in slots}
+            kept -= {name for name, _ in self.named_tensors("position") if name.rsplit(".", 1)[0] in records}
 
         def empty(name: str, tensor: Tensor) -> Tensor:
             if name in kept:

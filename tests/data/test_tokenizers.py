@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lengthwise.data import ByteTokenizer, HFTokenizer, load_tokenizer
+from lengthwise.data import ByteTokenizer, CopyTokenizer, HFTokenizer, load_tokenizer
 from lengthwise.errors import InputError
 
 HARD_TEXTS = [
@@ -153,3 +153,26 @@ def test_neox_round_trip_and_known_size() -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert int(tokenizer.token_bytes()[ids].sum()) == len(text.encode("utf-8"))
+
+
+def test_copying_has_a_vocabulary_of_thirty() -> None:
+    tokenizer = load_tokenizer("copy")
+    assert isinstance(tokenizer, CopyTokenizer)
+    text = "<abcxyz=abcxyz>_"
+    ids = tokenizer.encode(text)
+    assert ids.tolist() == [26, 0, 1, 2, 23, 24, 25, 27, 0, 1, 2, 23, 24, 25, 28, 29]
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode_batch([ids[:4], ids[4:]]) == ["<abc", "xyz=abcxyz>_"]
+    assert [row.tolist() for row in tokenizer.encode_batch(["a", ""])] == [[0], []]
+    assert tokenizer.token_bytes().tolist() == [1] * tokenizer.vocab_size == [1] * 30
+
+
+@pytest.mark.parametrize("text", ["aB", "a b", "é", "\x7f", "\udcff".encode("utf-8", "surrogatepass").decode("latin1")])
+def test_copying_knows_nothing_else(text: str) -> None:
+    with pytest.raises(InputError, match="the vocabulary of the copying task"):
+        load_tokenizer("copy").encode(text)
+
+
+def test_copying_refuses_unknown_ids() -> None:
+    with pytest.raises(InputError, match=r"expected token ids 0\.\.29; got ids 0\.\.30"):
+        load_tokenizer("copy").decode([0, 30])

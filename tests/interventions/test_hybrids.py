@@ -66,6 +66,7 @@ def test_state_passing_keeps_positions_and_drops_keys(carry_short: bool) -> None
     assert torch.equal(lru.lru, given.layers[0].lru)
     assert lru.position.tolist() == [9, 9, 9]
     assert keys.keys.shape == (3, 0, 2, 3)
+    assert keys.position.tolist() == [0, 0, 0], "without its keys an attention layer counts anew"
     assert bool(shift.shift.any()) == carry_short
     assert nothing is None
 

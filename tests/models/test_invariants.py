@@ -254,3 +254,19 @@ def test_meta_device_has_the_same_parameters(family: str) -> None:
     with torch.device("meta"):
         shapes = {name: tuple(p.shape) for name, p in LanguageModel(FAMILIES[family]).named_parameters()}
     assert shapes == {name: tuple(p.shape) for name, p in small_model(family).named_parameters()}
+
+
+def test_a_budget_bounds_the_state_of_attention(family: str) -> None:
+    model, batch = small_model(family), tokens(2, 30)
+    model.set_attention_budget(6)
+    with torch.no_grad():
+        whole = model(batch)
+        pieces, state = read_in_pieces(model, batch, [9, 1, 20])
+    assert_close("logits", pieces, whole.logits[..., :VOCAB], VALUES)
+    held = sum(tensor[:1].numel() * tensor.element_size() for _, tensor in state.named_tensors("attention"))
+    assert held == model.attention_state_bytes(30) == model.attention_state_bytes(10**6)
+    model.set_attention_budget(None)
+    with torch.no_grad():
+        unbounded = model(batch)
+    held = sum(tensor[:1].numel() * tensor.element_size() for _, tensor in unbounded.state.named_tensors("attention"))
+    assert held == model.attention_state_bytes(30)

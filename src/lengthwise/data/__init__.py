@@ -5,11 +5,12 @@ from lengthwise.data.documents import Document, read_documents
 from lengthwise.data.readers import Batch, Lanes, ShuffledWindows
 from lengthwise.data.sequences import sample_sequences
 from lengthwise.data.store import StoreWriter, TokenStore
-from lengthwise.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer, load_tokenizer
+from lengthwise.data.tokenizers import ByteTokenizer, CopyTokenizer, HFTokenizer, Tokenizer, load_tokenizer
 
 __all__ = [
     "Batch",
     "ByteTokenizer",
+    "CopyTokenizer",
     "Document",
     "HFTokenizer",
     "Lanes",

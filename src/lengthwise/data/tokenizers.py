@@ -1,6 +1,6 @@
-"""Text to token ids and back: plain bytes, and Hugging Face `tokenizer.json` files.
+"""Text to token ids and back: plain bytes, Hugging Face `tokenizer.json` files, and the symbols of the copying task.
 
-Both give an exact round trip wherever the tokenizer allows one: no special tokens are added when encoding, none are
+All give an exact round trip wherever the tokenizer allows one: no special tokens are added when encoding, none are
 dropped when decoding. A tokenizer file that normalises its input (NFC, lower case) cannot restore what it changed; the
 token store counts the documents this happened to.
 """
@@ -21,6 +21,7 @@ from lengthwise.data.documents import read_bytes
 from lengthwise.errors import InputError, near_matches
 
 BYTES_SPEC = "bytes"
+COPY_SPEC = "copy"
 _TOKENIZER_FILE = "tokenizer.json"
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
@@ -89,6 +90,63 @@ class ByteTokenizer:
 
     def token_bytes(self) -> NDArray[np.int64]:
         """One byte per id, [256]."""
+        return np.ones(self.vocab_size, dtype=np.int64)
+
+
+class CopyTokenizer:
+    """The vocabulary of the copying task: 26 letters and four marks, one id a character.
+
+    It has no id for anything else, so it serves that task alone; a checkpoint trained with it names it "copy".
+    """
+
+    start, separator, end, padding = "<", "=", ">", "_"
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    symbols = letters + start + separator + end + padding
+    name = COPY_SPEC
+    vocab_size = len(symbols)
+    fingerprint = hashlib.sha256(b"lengthwise copy tokenizer, version 1\0" + symbols.encode()).hexdigest()
+
+    def __init__(self) -> None:
+        self._ids = np.full(128, 255, dtype=np.uint8)
+        self._ids[list(self.symbols.encode())] = np.arange(self.vocab_size)
+        self._symbols = np.frombuffer(self.symbols.encode(), dtype=np.uint8)
+
+    def encode(self, text: str) -> NDArray[np.uint8]:
+        """Ids of letters and marks, uint8 [T]. Raises InputError for other characters."""
+        codes = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+        ids = self._ids[np.minimum(codes, 127)]
+        if ids.size and ids.max() >= self.vocab_size:
+            other = next(character for character in text if character not in self.symbols)
+            raise InputError(
+                expected=f"letters and the marks {self.symbols[26:]}, the vocabulary of the copying task",
+                got=f"the character {other!r}",
+                where="text given to CopyTokenizer.encode",
+                fix="use the tokenizer 'copy' with the copying task only",
+            )
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint8]]:
+        """`encode` of each text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Letters and marks of ids [T], one character each."""
+        values = np.asarray(ids, dtype=np.int64)
+        if values.size and (values.min() < 0 or values.max() >= self.vocab_size):
+            raise InputError(
+                expected=f"token ids 0..{self.vocab_size - 1}",
+                got=f"ids {values.min()}..{values.max()}",
+                where="ids given to CopyTokenizer.decode",
+                fix="decode with the tokenizer that made the ids",
+            )
+        return self._symbols[values].tobytes().decode("ascii")
+
+    def decode_batch(self, rows: Sequence[ArrayLike]) -> list[str]:
+        """`decode` of each row of ids."""
+        return [self.decode(row) for row in rows]
+
+    def token_bytes(self) -> NDArray[np.int64]:
+        """One byte per id, [30]."""
         return np.ones(self.vocab_size, dtype=np.int64)
 
 
@@ -196,20 +254,22 @@ def load_tokenizer(spec: str | Path, base: Path | None = None) -> Tokenizer:
     """The tokenizer a specification names.
 
     Args:
-        spec: "bytes", a `tokenizer.json` (compressed or not), or a folder that holds one.
+        spec: "bytes", "copy", a `tokenizer.json` (compressed or not), or a folder that holds one.
         base: folder a relative path starts from; the working folder when None.
     Raises:
         InputError: neither a known name nor an existing file.
     """
     if str(spec) == BYTES_SPEC:
         return ByteTokenizer()
+    if str(spec) == COPY_SPEC:
+        return CopyTokenizer()
     path = Path(spec) if base is None else base / Path(spec)
     if path.is_dir() and (path / _TOKENIZER_FILE).is_file():
         path = path / _TOKENIZER_FILE
     if not path.is_file():
         raise InputError(
             expected="a tokenizer: 'bytes' or the path of a tokenizer.json",
-            got=f"'{spec}', which is neither ({near_matches(str(spec), [BYTES_SPEC])})",
+            got=f"'{spec}', which is neither ({near_matches(str(spec), [BYTES_SPEC, COPY_SPEC])})",
             where=f"--tokenizer {spec}",
             fix="write --tokenizer bytes, or give the path of an existing tokenizer.json",
         )

@@ -254,9 +254,9 @@ class RGLRUConfig(_Config):
     d_conv: int = 4
     """Width W of the short convolution."""
     min_rad: float = 0.9
-    """Smallest initial decay of a step."""
+    """Smallest initial decay of a step whose recurrence gate is 1/8; at the start gates are about 1/2."""
     max_rad: float = 0.999
-    """Largest initial decay of a step."""
+    """Largest initial decay of such a step."""
     reset_at_start: bool = True
     """Whether the token at absolute position 0 forgets the state before it, as the published models do."""
 

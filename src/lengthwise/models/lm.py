@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lengthwise.errors import InputError
+from lengthwise.layers.attention import Attention
 from lengthwise.layers.base import Mixer, Place
 from lengthwise.layers.build import build_mixer, build_mlp
 from lengthwise.layers.norms import NORMS
@@ -148,6 +149,28 @@ class LanguageModel(nn.Module):
         records = [block.init_state(batch) for block in self.blocks()]
         channels = tuple(channel for _, channel in records)
         return State(tuple(mixer for mixer, _ in records), channels if any(channels) else ())
+
+    def set_attention_budget(self, budget: int | None) -> None:
+        """Bound what attention layers keep and see to the last `budget` tokens before each one; None for all of them.
+
+        With a budget a stream of any length needs constant memory, and the model is one with a window of that size: its
+        predictions change, so whoever reports them must say so. See `attention_state_bytes`.
+        """
+        for block in self.blocks():
+            if isinstance(block.mixer, Attention):
+                block.mixer.budget = budget
+
+    def attention_state_bytes(self, num_tokens: int) -> int:
+        """Bytes of keys and values that one row holds after so many tokens, window and budget considered."""
+        total = 0
+        for block in self.blocks():
+            if isinstance(block.mixer, Attention):
+                mixer = block.mixer
+                reach = mixer.reach()
+                kept = num_tokens if reach is None else min(num_tokens, reach - 1)
+                width = 2 * mixer.config.kv_heads() * mixer.config.width(self.config.d_model)
+                total += kept * width * block.norm.weight.element_size()  # type: ignore[operator]
+        return total
 
     def set_backend(self, backend: Backend) -> None:
         """Choose the form in which the recurrences run; "auto" is the fastest that the device and dtype allow."""

@@ -37,7 +37,8 @@ class Sample:
     max_new_tokens: int
     """Generation budget."""
     continuation: str | None = None
-    """Text whose likelihood is asked for instead of a generation; None where an answer is generated."""
+    """Text whose likelihood is asked for instead of a generation; None where an answer is generated. What is judged
+    then is the text of the ids that were most likely at each of its places."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """Facts of the sample for reports and tests, plain values: depths, needles, positions, sources."""
 
@@ -113,5 +114,5 @@ class Task(Protocol):
 
     def score(self, sample: Sample, text: str, scorer: str | None = None) -> Score:
         """Judge a raw output; None for the default rule. A function of its arguments alone, so that it can be repeated
-        offline."""
+        offline. The output for a sample with a continuation is the text of the ids most likely at its places."""
         ...

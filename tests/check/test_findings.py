@@ -78,6 +78,14 @@ def test_what_can_be_trusted() -> None:
     assert "state carried, but not token by token." in words
 
 
+def test_generation_and_what_is_left_behind_in_words() -> None:
+    words = " ".join(trust(all_pass(generate_left_padded=finding("generate-left-padded", "fail"))))
+    assert "perplexity is measured on, for prompts of one length; a padded batch gives other answers." in words
+    assert "generate()" not in " ".join(trust(all_pass(generate=finding("generate", "not supported"))))
+    words = " ".join(trust(all_pass(fresh_start=finding("fresh-start", "fail"))))
+    assert "texts see what earlier ones left in its modules" in words
+
+
 def test_position_ids_are_a_condition() -> None:
     findings = [
         *all_pass(two_pieces=finding("two-pieces", positions="given")),

@@ -277,12 +277,14 @@ def trust(findings: Sequence[Finding]) -> list[str]:
         words.append("Read texts in one piece: the model carries nothing from call to call.")
     else:
         words.append("Read texts in one piece: the state is not carried rightly from call to call.")
-    if of("generate") is not None:
-        words.append(
-            "generate() writes from the distribution that perplexity is measured on."
-            if of("generate") == "pass"
-            else "generate() is not the model whose perplexity is measured."
-        )
+    if of("fresh-start") in ("fail", "error"):
+        words.append("Load the model anew for every measurement: texts see what earlier ones left in its modules.")
+    if of("generate") == "pass":
+        padded = of("generate-left-padded") in ("fail", "error")
+        limit = ", for prompts of one length; a padded batch gives other answers" if padded else ""
+        words.append(f"generate() writes from the distribution that perplexity is measured on{limit}.")
+    elif of("generate") in ("fail", "error"):
+        words.append("generate() is not the model whose perplexity is measured.")
     sides = [
         side for side in ("left", "right") if of(f"{side}-padding") == "pass" and of(f"after-{side}-padding") == "pass"
     ]

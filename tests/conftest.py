@@ -8,7 +8,7 @@ import pytest
 
 # Set before torch is imported: two workers with two threads each would slow one another down on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# No test asks the hub for anything, not even by a mistyped name. Set before its client is imported.
+# Read when the hub's client is imported: no test may reach for the network because a name looks like one of the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Every annotated call in the package is checked against its jaxtyping shapes and its types. `LENGTHWISE_SHAPES=0`

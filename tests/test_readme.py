@@ -69,6 +69,7 @@ def test_long_commands_are_understood(
     monkeypatch.setattr("lengthwise.data.prepare_corpus", _not_now)
     monkeypatch.setattr("lengthwise.data.benchmarks.fetch", _not_now)
     monkeypatch.setenv("LENGTHWISE_DATA", str(tmp_path))
+    monkeypatch.setattr("lengthwise.check.run.check", _not_now)
     code = main([*words, "--dry-run"] if words[0] in PLANNED else words)
     captured = capsys.readouterr()
     assert code in (0, 2), captured.err
@@ -118,7 +119,7 @@ def test_constraints_fit_the_ranges() -> None:
     )
     pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["data"], *extras["dev"]]
+    asked = [*project["dependencies"], *extras["data"], *extras["hf"], *extras["dev"]]
     for requirement in map(Requirement, asked):
         if requirement.name != "lengthwise":
             assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement

@@ -38,7 +38,7 @@ DEFAULT_PEAK_LR = 1e-4
 _LR_SHARE = 0.1
 _DEFAULT_BATCH_SIZE = 32
 # Settings of a measurement that follow from the extension itself and cannot be set apart.
-_SHARED = ("model", "label", "data", "tokenizer", "context_length", "seed", "device")
+_SHARED = ("model", "engine", "label", "data", "tokenizer", "context_length", "seed", "device")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,14 @@ from __future__ import annotations
 from typing import Any
 
 from lengthwise.checkpoints import load_checkpoint
+from lengthwise.engines import OpenedModel, open_model
+from lengthwise.engines.memory import one_pass_bytes
 from lengthwise.extend import ExtendConfig
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.measure.remembrance import TOKENS_PER_FORWARD as REMEMBRANCE_TOKENS
 from lengthwise.measure.remembrance import remembrance_starts
 from lengthwise.measure.restart import default_stride, windows
+from lengthwise.measure.run import offered, resolve
 from lengthwise.models.config import (
     AttentionConfig,
     GLAConfig,
@@ -27,7 +30,7 @@ from lengthwise.models.config import (
     RGLRUConfig,
     RWKV6Config,
 )
-from lengthwise.models.lm import MAX_LOGITS
+from lengthwise.models.lm import MAX_LOGITS, LanguageModel
 from lengthwise.train.config import TrainConfig
 from lengthwise.train.prepare import starting_point
 
@@ -122,13 +125,11 @@ def measure_plan(config: MeasureConfig) -> dict[str, Any]:
     Raises:
         InputError: the model is not there, or the lengths do not fit.
     """
-    checkpoint = load_checkpoint(config.model)
-    model, sizes = checkpoint.model, checkpoint.config
-    full = config.resolved(checkpoint.context_length)
+    opened = open_model(config.model, engine=config.engine)
+    full, skipped = offered(resolve(config, opened), opened)
     assert full.length is not None
     assert full.context_length is not None
     assert full.remembrance_length is not None
-    state_bytes = model.init_state(1).nbytes
     stride = full.restart_stride or default_stride(full.context_length)
     num_windows = len(list(windows(full.length, full.context_length, stride)))
     starts = remembrance_starts(full.remembrance_length - 1, full.context_length, full.remembrance_starts)
@@ -142,20 +143,14 @@ def measure_plan(config: MeasureConfig) -> dict[str, Any]:
         "restart": {"restart"},
         "remembrance": {"remembrance"},
     }
-    rows = max(full.batch_size, len(starts) if "remembrance" in full.metrics else 0)
-    together = max(full.batch_size * full.chunk, REMEMBRANCE_TOKENS)
-    memory = {
-        "weights": FLOAT_BYTES * model.num_parameters(),
-        # Without gradients only one layer's activations live at a time, beside the residual stream.
-        "activations": together * layer_floats(sizes) * FLOAT_BYTES,
-        "logits": logit_bytes(sizes, together, gradients=False),
-        "states": 2 * rows * state_bytes,
-        "text": full.num_sequences * (full.length + 1) * (1 if sizes.vocab_size <= 256 else 2),
-        "process": PROCESS_BYTES,
-    }
+    memory, state_bytes = _measure_memory(opened, full, len(starts))
     return {
         "model": config.model,
-        "parameters": model.num_parameters(),
+        "engine": opened.engine,
+        "reading": opened.reading,
+        **({"why": opened.why} if opened.why is not None else {}),
+        **({"skipped": skipped} if skipped else {}),
+        "parameters": opened.model.num_parameters(),
         "context_length": full.context_length,
         "data": config.data,
         "length": full.length,
@@ -165,6 +160,28 @@ def measure_plan(config: MeasureConfig) -> dict[str, Any]:
         "state_bytes_per_sequence": state_bytes,
         "memory_bytes": {**memory, "all": sum(memory.values())},
     }
+
+
+def _measure_memory(opened: OpenedModel, config: MeasureConfig, num_starts: int) -> tuple[dict[str, int], int | None]:
+    """Bytes by purpose, and bytes of one sequence's state; None for models that are not ours."""
+    assert config.length is not None
+    text = config.num_sequences * (config.length + 1) * (1 if opened.vocab_size <= 256 else 2)
+    together = max(config.batch_size * config.chunk, REMEMBRANCE_TOKENS)
+    model = opened.model
+    if not isinstance(model, LanguageModel):
+        once = config.length if opened.reading == "one-shot" else together
+        return {**one_pass_bytes(opened, once), "text": text, "process": PROCESS_BYTES}, None
+    sizes, state_bytes = model.config, model.init_state(1).nbytes
+    rows = max(config.batch_size, num_starts if "remembrance" in config.metrics else 0)
+    return {
+        "weights": FLOAT_BYTES * model.num_parameters(),
+        # Without gradients only one layer's activations live at a time, beside the residual stream.
+        "activations": together * layer_floats(sizes) * FLOAT_BYTES,
+        "logits": logit_bytes(sizes, together, gradients=False),
+        "states": 2 * rows * state_bytes,
+        "text": text,
+        "process": PROCESS_BYTES,
+    }, state_bytes
 
 
 def extend_plan(config: ExtendConfig) -> dict[str, Any]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 KINDS = ("train", "measure", "extend", "demo", "eval")
-_PACKAGES = ("lengthwise", "torch", "numpy", "safetensors", "tokenizers")
+_PACKAGES = ("lengthwise", "torch", "numpy", "safetensors", "tokenizers", "transformers")
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

@@ -76,7 +76,7 @@ def test_no_model(lengthwise) -> None:
 def test_missing_checkpoint(lengthwise) -> None:
     done = lengthwise("measure", "./models/none")
     assert done.code == 2
-    assert done.part("expected").startswith("a checkpoint folder or file, the name of a shipped model or preset")
+    assert done.part("expected").startswith("a folder, the name of a shipped model or preset, owner/name on the hub")
     assert "'./models/none'" in done.part("got")
 
 
@@ -195,3 +195,49 @@ def test_interrupted_run_resumes(lengthwise, tiny_model: Path, quick, monkeypatc
     assert stopped.err.rstrip().endswith("--out run --resume")
     assert lengthwise(*words).code == 2
     assert lengthwise(*words, "--resume").code == 0
+
+
+def test_a_model_of_transformers_is_measured_with_a_warning(lengthwise, tmp_path: Path, quick) -> None:
+    from tests.engines.models import save_byte_model
+
+    folder = save_byte_model(tmp_path / "mamba", "mamba")
+    words = [
+        folder,
+        "--engine",
+        "transformers",
+        *quick[:2],
+        "--length",
+        100,
+        "--num-sequences",
+        2,
+        "--context-length",
+        32,
+        "--tokenizer",
+        "bytes",
+    ]
+    done = lengthwise("measure", *words, "--out", "run")
+    assert done.code == 0
+    assert (
+        "! MambaForCausalLM of transformers, read in one pass per text, without its cache: reading 64 tokens"
+        in done.out
+    )
+    assert "! No states: the model's state is not carried" in done.out
+    plan = lengthwise("measure", *words, "--dry-run", "--json").json
+    assert (plan["engine"], plan["reading"], plan["length"]) == ("transformers", "one-shot", 100)
+    assert plan["metrics"] == ["perplexity", "restart", "remembrance"]
+    assert plan["memory_bytes"]["activations"] > plan["memory_bytes"]["weights"] > 0
+    page = lengthwise("report", "run")
+    assert page.code == 0
+    assert "was read in one pass per text, because its state cannot be carried" in page.out
+
+
+def test_context_and_tokenizer_beside_a_model_of_transformers(lengthwise, tmp_path: Path, quick) -> None:
+    from tests.engines.models import save_byte_model, save_byte_tokenizer
+
+    folder = save_byte_model(tmp_path / "llama", "llama")
+    save_byte_tokenizer(folder)
+    done = lengthwise("measure", folder, "--engine", "transformers", *quick, "--out", "run")
+    assert done.code == 0
+    assert "! LlamaForCausalLM of transformers, streamed with its cache carried" in done.out
+    assert "! The training context is max_position_embeddings of its configuration" in done.out
+    assert "trained on 64 tokens at a time" in done.out

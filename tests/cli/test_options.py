@@ -4,14 +4,18 @@ import re
 
 import pytest
 
-from lengthwise.cli import data, demo, extend, measure, models, report, train
+from lengthwise.cli import check, data, demo, extend, measure, models, report, train
 from lengthwise.cli.common import option_names
 
 GOLDEN = {
+    "check": (
+        check.Options,
+        "config-only engine length dtype device seed trust-remote-code config out script bug-report json",
+    ),
     "measure": (
         measure.Options,
-        "data length num-sequences windows-per-document metrics context-length tokenizer chunk batch-size seed device "
-        "label config out resume dry-run json",
+        "engine data length num-sequences windows-per-document metrics context-length tokenizer chunk batch-size seed "
+        "device label config out resume dry-run json",
     ),
     "extend": (
         extend.Options,

@@ -139,6 +139,13 @@ def test_summary_without_version_is_noted(measured: Path) -> None:
     assert "carries no format version" in group.notes[0]
 
 
+@pytest.mark.parametrize(("reading", "noted"), [("one-shot", True), ("streamed", False)])
+def test_a_model_read_in_one_pass_is_noted(measured: Path, reading: str, noted: bool) -> None:
+    edit(measured / "summary.json", outside={"reading": reading, "why": "reading in pieces changes logits"})
+    (group,) = load_groups([measured])
+    assert any("read in one pass per text" in note and "changes logits" in note for note in group.notes) == noted
+
+
 def test_array_that_is_absent_is_not_measured(measured: Path) -> None:
     (measured / "arrays.safetensors").unlink()
     ((model,),) = [group.models for group in load_groups([measured])]

@@ -77,24 +77,32 @@ def load_checkpoint(name_or_path: str | Path, *, dtype: torch.dtype = torch.floa
 def recognise(name_or_path: str | Path) -> str | None:
     """The name of the format that a checkpoint is in, without reading weights; None where none of ours can read it.
 
+    A config in a layout of transformers that asks for what is not implemented here is none of ours: transformers can
+    run it. In any other layout it is ours all the same, so that loading says what is missing.
+
     Args:
         name_or_path: as for `load_checkpoint`; of a repository only the config is fetched.
 
     Raises:
-        InputError: nothing of that name.
+        InputError: nothing of that name, or a config that is no JSON object.
+        RunFailure: the hub does not answer.
     """
     place = locate_config(name_or_path)
     if isinstance(place, str):
         return None
+    values, notes = place.config()
     try:
-        values, notes = place.config()
-        weights = None if place.weights is None else open_weights(place.weights)
-        form = find_format(values, () if weights is None else weights.shapes)
-        if form is not None:
-            _read(form, values, notes, None if weights is None else weights.shapes, place)
-    except InputError:
+        shapes = None if place.weights is None else open_weights(place.weights).shapes
+    except InputError:  # loading says what is wrong with them
+        shapes = None
+    form = find_format(values, () if shapes is None else shapes)
+    if form is None:
         return None
-    return None if form is None else form.name
+    try:
+        _read(form, values, notes, shapes, place)
+    except InputError:
+        return None if form.name.startswith("transformers") else form.name
+    return form.name
 
 
 @dataclass(frozen=True, kw_only=True)

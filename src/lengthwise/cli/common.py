@@ -130,7 +130,7 @@ def _check_names(options: type[Any], arguments: Sequence[str], verb: str) -> Non
         if word == "--":
             return
         value: str | None = word
-        if word.startswith("-") and not re.fullmatch(r"-\.?\d.*", word):
+        if word.startswith("-") and not re.fullmatch(r"-(\.?\d.*)?", word):  # neither a number nor the - of stdout
             option, equals, value_text = word.partition("=")
             option = option.replace("_", "-")
             if option not in known and option not in ("--help", "-h"):

@@ -25,6 +25,7 @@ class Verb(NamedTuple):
 
 
 VERBS = {
+    "check": Verb("does MODEL carry its state rightly from call to call?", None),
     "measure": Verb("up to which length does MODEL generalize, and why not further?", ("--resume",)),
     "extend": Verb("make MODEL generalize, against a control trained on the same text", ("--resume",)),
     "train": Verb("train a model from a recipe", ("--resume",)),

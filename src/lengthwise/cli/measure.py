@@ -23,7 +23,7 @@ from lengthwise.cli.common import (
     stored_config,
 )
 from lengthwise.errors import InputError
-from lengthwise.measure.config import LENGTH_FACTOR, MeasureConfig
+from lengthwise.measure.config import LENGTH_FACTOR, EngineName, MeasureConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,9 @@ class Options:
     model: Annotated[
         tyro.conf.Positional[OptionalText], tyro.conf.arg(metavar="[MODEL]", help_behavior_hint="(or --config)")
     ] = None
-    """Checkpoint folder, or the name of a shipped model (`lengthwise models`)."""
+    """A folder or the name of a shipped model (`lengthwise models`), or of a model that transformers can load."""
+    engine: Annotated[EngineName | None, default_is(MeasureConfig.engine)] = None
+    """Whose code runs the model; auto: ours where it knows the format, else transformers."""
     data: Annotated[OptionalText, default_is(MeasureConfig.data)] = None
     """Corpus: the word python, files, folders, or a folder of tokens; its validation side is read."""
     length: Annotated[OptionalSize, default_is(f"{LENGTH_FACTOR} times the training context")] = None
@@ -79,6 +81,7 @@ class Options:
 
 SETTINGS = (
     "model",
+    "engine",
     "data",
     "length",
     "num_sequences",
@@ -128,12 +131,32 @@ def read_config(options: Options) -> MeasureConfig:
     return MeasureConfig.from_dict(values)
 
 
+def warnings(summary: dict[str, Any]) -> list[str]:
+    """What a reader of the figures must know about a model that is not ours: how it was read, and what is missing."""
+    found, outside = [], summary.get("outside")
+    if outside is not None:
+        how = (
+            "streamed with its cache carried"
+            if outside["reading"] == "streamed"
+            else "read in one pass per text, without its cache"
+        )
+        found.append(f"{outside['class']} of transformers, {how}: {outside['why']}.")
+        if outside["context_length_from"] is not None:
+            found.append(
+                f"The training context is {outside['context_length_from']} of its configuration; give --context-length "
+                "where it was trained on shorter texts."
+            )
+    return found + [f"No {metric}: {reason}." for metric, reason in (summary.get("skipped") or {}).items()]
+
+
 def print_summary(out: str, summary: dict[str, Any]) -> None:
     """The verdicts in words, perplexity by position, and where the rest is."""
     print(
         f"{summary['label'] or summary['model']}: trained on {summary['context_length']:,} tokens at a time,", end=" "
     )
     print(f"measured on {summary['num_sequences']:,} texts of {summary['length']:,} tokens\n")
+    for warning in warnings(summary):
+        print(f"! {warning}")
     verdicts = summary.get("verdicts") or {}
     for sentence in verdicts.get("words") or ():
         print(f"* {sentence}")

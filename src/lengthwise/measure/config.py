@@ -10,9 +10,13 @@ from typing import Any, Literal
 from lengthwise.errors import InputError, check_keys, near_matches
 
 Metric = Literal["perplexity", "restart", "remembrance", "states"]
+EngineName = Literal["auto", "lengthwise", "transformers"]
+ENGINES: tuple[EngineName, ...] = ("auto", "lengthwise", "transformers")
 METRICS: tuple[Metric, ...] = ("perplexity", "restart", "remembrance", "states")
 LENGTH_FACTOR = 64
 """The length measured where none is given, in training contexts."""
+ONE_PASS_FACTOR = 4
+"""The same for models whose texts have to be read in one pass, because their state cannot be carried."""
 REMEMBRANCE_LIMIT = 8192
 """Effective Remembrance is taken up to this length, or the whole one where that is shorter, unless told otherwise."""
 
@@ -39,7 +43,9 @@ class MeasureConfig:
     """
 
     model: str
-    """Checkpoint: a folder or the name of a shipped model."""
+    """A folder or the name of a shipped model, or of a model that transformers can load."""
+    engine: EngineName = "auto"
+    """Whose code runs the model. auto: ours where it knows the format, else transformers."""
     label: str | None = None
     """How reports call this run; None: the model."""
     data: str = "python"
@@ -96,6 +102,8 @@ class MeasureConfig:
         for name in ("tolerance", "restart_tolerance"):
             if not 0.0 <= getattr(self, name) < math.inf:
                 raise _wrong(name, getattr(self, name), "a finite number of at least 0")
+        if self.engine not in ENGINES:
+            raise _wrong("engine", self.engine, f"one of {', '.join(ENGINES)}")
         if not self.metrics:
             raise _wrong("metrics", (), f"at least one of {', '.join(METRICS)}")
         for metric in self.metrics:
@@ -107,11 +115,12 @@ class MeasureConfig:
                     fix=near_matches(str(metric), METRICS),
                 )
 
-    def resolved(self, context_length: int | None) -> MeasureConfig:
+    def resolved(self, context_length: int | None, *, factor: int = LENGTH_FACTOR) -> MeasureConfig:
         """The same measurement with every length filled in.
 
         Args:
             context_length: that of the checkpoint; None where it does not say.
+            factor: the length where none is given, in training contexts.
 
         Raises:
             InputError: where no context is known, the length does not exceed it, or Effective Remembrance asks for
@@ -125,13 +134,13 @@ class MeasureConfig:
                 where=self.model,
                 fix="give --context-length, the number of tokens that the model was trained on at a time",
             )
-        length = self.length if self.length is not None else LENGTH_FACTOR * context
+        length = self.length if self.length is not None else factor * context
         if length <= context:
             raise InputError(
                 expected=f"a length above the training context {context}",
                 got=str(length),
                 where="MeasureConfig.length",
-                fix=f"give a longer one, for instance {LENGTH_FACTOR * context}",
+                fix=f"give a longer one, for instance {factor * context}",
             )
         end = self.remembrance_length if self.remembrance_length is not None else min(length, REMEMBRANCE_LIMIT)
         if end > length:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Integer
 
-from lengthwise.checkpoints import Checkpoint, load_checkpoint
+from lengthwise.checkpoints import Checkpoint
 from lengthwise.data import load_tokenizer, prepare_corpus, sample_sequences
 from lengthwise.data.tokenizers import Tokenizer
+from lengthwise.engines import OpenedModel, from_checkpoint
 from lengthwise.errors import InputError
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.shapes import Int
@@ -44,17 +43,12 @@ class Sequences:
         return found if self.corpus is None else {**found, "validation": self.corpus}
 
 
-def open_checkpoint(config: MeasureConfig) -> Checkpoint:
-    """The model in float32."""
-    return load_checkpoint(config.model, dtype=torch.float32)
-
-
-def sample(config: MeasureConfig, checkpoint: Checkpoint, *, progress: bool) -> Sequences:
+def sample(config: MeasureConfig, model: Checkpoint | OpenedModel, *, progress: bool) -> Sequences:
     """Sequences from the validation side of the corpus.
 
     Args:
         config: resolved.
-        checkpoint: names the tokenizer where the config does not.
+        model: names the tokenizer where the config does not.
         progress: show the tokenizing of a new corpus.
 
     Raises:
@@ -62,7 +56,7 @@ def sample(config: MeasureConfig, checkpoint: Checkpoint, *, progress: bool) -> 
             documents of that length.
     """
     assert config.length is not None, "resolved"
-    tokenizer = _tokenizer(config, checkpoint)
+    tokenizer = _tokenizer(config, _opened(model))
     _, validation = prepare_corpus(config.data, tokenizer, progress=progress)
     tokens, documents = sample_sequences(
         validation,
@@ -74,7 +68,9 @@ def sample(config: MeasureConfig, checkpoint: Checkpoint, *, progress: bool) -> 
     return Sequences(narrow(tokens), documents, tokenizer.token_bytes(), validation.fingerprint)
 
 
-def given(config: MeasureConfig, checkpoint: Checkpoint, tokens: np.ndarray, documents: np.ndarray) -> Sequences:
+def given(
+    config: MeasureConfig, model: Checkpoint | OpenedModel, tokens: np.ndarray, documents: np.ndarray
+) -> Sequences:
     """Sequences that the caller has chosen; bits per byte are known where a tokenizer is named.
 
     Raises:
@@ -87,8 +83,9 @@ def given(config: MeasureConfig, checkpoint: Checkpoint, tokens: np.ndarray, doc
             where="sequences",
             fix="pass the ids that came with the sequences",
         )
-    named = config.tokenizer is not None or checkpoint.tokenizer_spec is not None
-    token_bytes = _tokenizer(config, checkpoint).token_bytes() if named else None
+    opened = _opened(model)
+    named = config.tokenizer is not None or opened.tokenizer_spec is not None
+    token_bytes = _tokenizer(config, opened).token_bytes() if named else None
     return Sequences(narrow(tokens), documents, token_bytes, None)
 
 
@@ -99,22 +96,27 @@ def narrow(tokens: Integer[np.ndarray, "n T1"]) -> Integer[np.ndarray, "n T1"]:
     return tokens.astype(np.min_scalar_type(int(tokens.max())), copy=False)
 
 
-def _tokenizer(config: MeasureConfig, checkpoint: Checkpoint) -> Tokenizer:
+def _opened(model: Checkpoint | OpenedModel) -> OpenedModel:
+    return model if isinstance(model, OpenedModel) else from_checkpoint(model)
+
+
+def _tokenizer(config: MeasureConfig, opened: OpenedModel) -> Tokenizer:
     if config.tokenizer is not None:
         tokenizer = load_tokenizer(config.tokenizer)
-    elif checkpoint.tokenizer_spec is None:
+    elif opened.tokenizer_spec is None:
+        what = "a checkpoint that names its tokenizer"
         raise InputError(
-            expected="a checkpoint that names its tokenizer",
+            expected=what if opened.engine == "lengthwise" else "a tokenizer.json beside the model",
             got="none",
             where=config.model,
             fix="give --tokenizer (bytes, or the path of its tokenizer.json)",
         )
     else:
-        base = None if checkpoint.tokenizer_spec == "bytes" else Path(checkpoint.source)
-        tokenizer = load_tokenizer(checkpoint.tokenizer_spec, base)
-    if tokenizer.vocab_size > checkpoint.config.vocab_size:
+        base = None if opened.tokenizer_spec == "bytes" else opened.tokenizer_base
+        tokenizer = load_tokenizer(opened.tokenizer_spec, base)
+    if tokenizer.vocab_size > opened.vocab_size:
         raise InputError(
-            expected=f"a tokenizer with at most {checkpoint.config.vocab_size} tokens, the model's vocabulary",
+            expected=f"a tokenizer with at most {opened.vocab_size} tokens, the model's vocabulary",
             got=f"{tokenizer.name} with {tokenizer.vocab_size}",
             where="tokenizer",
             fix="use the tokenizer that the model was trained with",

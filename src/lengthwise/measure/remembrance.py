@@ -13,17 +13,20 @@ start with a zero state, and from there on all rows read the same tokens; at eac
 compared with that of the row that started at 0. Because the text is the same for all, a `LanguageModel` does most of
 its lowest layer once for all rows, and because only the ends are predicted, its uppermost layer makes no output in
 between (`models/reading.py`). Memory holds one state per start, whatever the length.
+
+States of models that are not ours cannot be laid side by side; there every start is read by itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 import torch
 from jaxtyping import Integer
 
+from lengthwise.engines import HFModel, OneShot
 from lengthwise.errors import InputError
 from lengthwise.measure.stream import Advance, SequenceModel, as_rows, device_of, evaluating, pieces, read_past
 from lengthwise.shapes import Float, Tensor
@@ -134,9 +137,13 @@ def remembrance_surface(
     # The full context is the yardstick and always runs, also where the caller does not ask for its row.
     entering = sorted({0, *starts})
     asked = [entering.index(start) for start in starts]
+    rest = (entering, list(ends), tokens_per_forward, advance)
     with evaluating(model):
-        found = [_surface(model, row, entering, list(ends), tokens_per_forward, advance) for row in tokens]
-    return {name: np.stack([surface[name][asked] for surface in found]) for name in DISTANCES}
+        if isinstance(model, HFModel | OneShot):
+            found = [_surface_by_start(model, row, *rest) for row in tokens]
+        else:
+            found = [_surface(model, row, *rest) for row in tokens]
+    return {name: np.stack([each[name][asked] for each in found]) for name in DISTANCES}
 
 
 def _surface(
@@ -174,6 +181,50 @@ def _surface(
             if told is not None:
                 told((last - first) * active)
     return surface
+
+
+def _surface_by_start(
+    model: HFModel | OneShot,
+    text: Integer[np.ndarray, " T"],
+    entering: list[int],
+    ends: list[int],
+    tokens_per_forward: int,
+    told: Advance | None,
+) -> dict[str, Float[np.ndarray, "starts ends"]]:
+    """The same, one start after the other; `entering` begins with 0, whose predictions all others are compared with."""
+    surface = {name: np.full((len(entering), len(ends)), np.nan, dtype=np.float64) for name in DISTANCES}
+    full: dict[int, Tensor] = {}
+    for index, start in enumerate(entering):
+        for end, chances in _chances(model, text, start, [end for end in ends if end >= start], tokens_per_forward):
+            full.setdefault(end, chances)
+            for name, values in distances(full[end], chances[:, None]).items():
+                surface[name][index, ends.index(end)] = float(values[0, 0]) if start > 0 else 0.0
+        if told is not None:
+            told(ends[-1] + 1 - start)
+    return surface
+
+
+def _chances(
+    model: HFModel | OneShot, text: Integer[np.ndarray, " T"], start: int, ends: list[int], tokens_per_forward: int
+) -> Iterator[tuple[int, Float[Tensor, "1 vocab"]]]:
+    """(end, probabilities after it) for a text that begins at `start`: in one pass, or streamed."""
+    device = device_of(model)
+    if isinstance(model, OneShot):
+        with torch.inference_mode():
+            tokens = as_rows(text[None, start : ends[-1] + 1], device)
+            logits = model.predictions(tokens, torch.tensor(ends, device=device) - start)
+        yield from ((end, torch.softmax(logits[:, i].double(), dim=-1)) for i, end in enumerate(ends))
+        return
+    state = None
+    for begin, stop in pieces(ends[-1] + 1 - start, tokens_per_forward, cuts=[end + 1 - start for end in ends]):
+        end = start + stop - 1
+        with torch.inference_mode():
+            read = as_rows(text[None, start + begin : start + stop], device)
+            output = model(read, state, logits="last" if end in ends else "none")
+        state = output.state
+        if end in ends:
+            assert output.logits is not None
+            yield end, torch.softmax(output.logits[:, -1].double(), dim=-1)
 
 
 def _even_pieces(begin: int, stop: int, largest: int) -> list[tuple[int, int]]:

@@ -23,10 +23,12 @@ import numpy as np
 
 from lengthwise.checkpoints import Checkpoint
 from lengthwise.devices import choose_device
+from lengthwise.engines import OpenedModel, from_checkpoint, open_model
+from lengthwise.engines.memory import check_memory
 from lengthwise.errors import InputError, LengthwiseError
 from lengthwise.measure.bins import log_bins
-from lengthwise.measure.config import MeasureConfig
-from lengthwise.measure.inputs import Sequences, given, open_checkpoint, sample
+from lengthwise.measure.config import LENGTH_FACTOR, ONE_PASS_FACTOR, MeasureConfig
+from lengthwise.measure.inputs import Sequences, given, sample
 from lengthwise.measure.perplexity import check_token_bytes
 from lengthwise.measure.remembrance import DISTANCES, remembrance_ends, remembrance_starts, remembrance_surface
 from lengthwise.measure.restart import default_stride, restart_sums, windows
@@ -51,7 +53,8 @@ def measure(
     Args:
         config: what to measure. A folder of another config is refused.
         out: run folder; new or empty, or holding this run when `resume` is set.
-        checkpoint: the model, already loaded; None to load `config.model`.
+        checkpoint: the model, already loaded; None to load `config.model`, through transformers where it is not in a
+            format of ours.
         sequences: (tokens [n, L + 1], document ids [n]) or `Sequences`; None to sample them from the corpus. Their
             number and length replace those of the config.
         resume: go on with a run that was interrupted.
@@ -64,15 +67,28 @@ def measure(
         InputError: where the model, the text or the lengths do not fit, or the folder holds another run.
         RunFailure: where a loss or a state is not finite, or the device is full.
     """
-    checkpoint = open_checkpoint(config) if checkpoint is None else checkpoint
-    resolved = config.resolved(checkpoint.context_length)
     device = choose_device(config.device)
-    if sequences is None:
-        text = sample(resolved, checkpoint, progress=progress)
+    if checkpoint is None:
+        opened = open_model(config.model, engine=config.engine, device=device)
+    elif config.engine == "transformers":
+        raise InputError(
+            expected="engine auto or lengthwise for a checkpoint that is already loaded",
+            got="'transformers'",
+            where="MeasureConfig.engine",
+            fix="leave it out, or leave out the checkpoint",
+        )
     else:
-        text = sequences if isinstance(sequences, Sequences) else given(config, checkpoint, *sequences)
-        resolved = _fitted(config, checkpoint, text)
-    check_tokens(text.tokens, checkpoint.config.vocab_size, batch_size=resolved.batch_size, chunk=resolved.chunk)
+        opened = from_checkpoint(checkpoint)
+    resolved, skipped = offered(resolve(config, opened), opened)
+    if sequences is None:
+        text = sample(resolved, opened, progress=progress)
+    else:
+        text = sequences if isinstance(sequences, Sequences) else given(config, opened, *sequences)
+        resolved, skipped = offered(_fitted(config, opened, text), opened)
+    check_tokens(text.tokens, opened.vocab_size, batch_size=resolved.batch_size, chunk=resolved.chunk)
+    if opened.reading == "one-shot":
+        assert resolved.length is not None
+        check_memory(opened, resolved.length)
     if text.token_bytes is not None:
         check_token_bytes(text.token_bytes, text.tokens)
     hashes = text.hashes()
@@ -84,10 +100,12 @@ def measure(
             where=str(run.path),
             fix="choose another --out, or restore the corpus",
         )
-    plan = _Plan.make(resolved, text)
+    _note_model(run, opened)
+    plan = _Plan.make(resolved, text, opened)
     try:
-        _work(checkpoint.model.to(device), plan, text, run, progress)
+        _work(opened.model.to(device), plan, text, run, progress)
         summary, arrays = summarize(resolved, plan.edges, text, run.read_metrics())
+        summary |= {"outside": opened.facts, "skipped": skipped}
         run.write_arrays(arrays)
         run.write_json("summary.json", summary)
     except LengthwiseError:
@@ -98,11 +116,56 @@ def measure(
     return dict(run.read_json("summary.json"))
 
 
-def _fitted(config: MeasureConfig, checkpoint: Checkpoint, text: Sequences) -> MeasureConfig:
+def resolve(config: MeasureConfig, opened: OpenedModel) -> MeasureConfig:
+    """The config with every length filled in; texts that are read in one pass are shorter unless told otherwise."""
+    factor = LENGTH_FACTOR if opened.reading == "streamed" else ONE_PASS_FACTOR
+    return config.resolved(opened.context_length, factor=factor)
+
+
+def offered(config: MeasureConfig, opened: OpenedModel) -> tuple[MeasureConfig, dict[str, str]]:
+    """The config with the metrics that this model allows, and why others are left out.
+
+    Raises:
+        InputError: where none is left.
+    """
+    skipped: dict[str, str] = {}
+    if "states" in config.metrics and (reason := opened.no_states()):
+        skipped["states"] = reason
+    metrics = tuple(metric for metric in config.metrics if metric not in skipped)
+    if not metrics:
+        raise InputError(
+            expected="a metric that this model allows",
+            got=f"states, but {skipped['states']}",
+            where=config.model,
+            fix="ask for perplexity, restart or remembrance",
+        )
+    return replace(config, metrics=metrics), skipped
+
+
+def _note_model(run: RunFolder, opened: OpenedModel) -> None:
+    """Record who runs the model and how it is read; a run that goes on must be read as it began.
+
+    Raises:
+        InputError: where the folder's run was read in another way.
+    """
+    if opened.facts is None:
+        return
+    before = run.manifest.get("outside")
+    if before is not None and before["reading"] != opened.reading:
+        raise InputError(
+            expected=f"a model that is read as this run began, {before['reading']}",
+            got=opened.reading,
+            where=str(run.path),
+            fix="choose another --out: the model or its library has changed",
+        )
+    run.update_manifest(outside=opened.facts)
+
+
+def _fitted(config: MeasureConfig, opened: OpenedModel, text: Sequences) -> MeasureConfig:
     """The config with the number and the length of the sequences that were given."""
     length = text.tokens.shape[1] - 1 if text.tokens.ndim == 2 else 0
     fitted = replace(config, num_sequences=max(1, len(text.tokens)), length=max(1, length))
-    return fitted.resolved(checkpoint.context_length)
+    return resolve(fitted, opened)
 
 
 @dataclass(frozen=True)
@@ -120,8 +183,11 @@ class _Plan:
     windows: tuple[int, ...]
 
     @staticmethod
-    def make(config: MeasureConfig, text: Sequences) -> _Plan:
-        """Cut the work."""
+    def make(config: MeasureConfig, text: Sequences, opened: OpenedModel) -> _Plan:
+        """Cut the work. Where texts are read in one pass, a piece is one whole text."""
+        if opened.reading == "one-shot":
+            assert config.length is not None
+            config = replace(config, batch_size=1, chunk=config.length)
         context, length, end = config.context_length, config.length, config.remembrance_length
         assert context is not None
         assert length is not None

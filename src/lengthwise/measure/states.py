@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lengthwise.engines import HFState
 from lengthwise.errors import RunFailure
 from lengthwise.shapes import Float, Tensor
 from lengthwise.state import State
@@ -109,7 +110,7 @@ class StateStatistics:
         self.num_sequences = 0
         self._sums: dict[str, dict[str, list[Any]]] = {}
 
-    def look(self, position: int, state: State, num_rows: int | None = None) -> None:
+    def look(self, position: int, state: State | HFState, num_rows: int | None = None) -> None:
         """Add the rows of a state after `position` tokens; every position must be shown the same rows.
 
         Args:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,24 +20,28 @@ from lengthwise.errors import InputError, RunFailure
 from lengthwise.models.lm import LanguageModel
 from lengthwise.models.reading import advance as advance_state
 from lengthwise.shapes import Float, Int, Tensor
-from lengthwise.state import State
 
 Advance = Callable[[int], None]
 """Told how many tokens were just read; for progress displays."""
+Carried = Any
+"""What a model returns as its state and takes again: `State` for ours, the engines' own values for others. The stream
+hands it on and never looks inside."""
 
 
-@runtime_checkable
 @runtime_checkable
 class SequenceModel(Protocol):
     """What the measurements need of a model. `lengthwise.models.LanguageModel` is one."""
 
-    training: bool
+    @property
+    def training(self) -> bool:
+        """Whether it is in training mode."""
+        ...
 
-    def __call__(self, tokens: Tensor, state: State | None = None, *, logits: str = "all") -> Any:
+    def __call__(self, tokens: Tensor, state: Carried | None = None, *, logits: str = "all") -> Any:
         """Output with `logits` [B, T, vocab] or None and `state`; `logits` is "all", "last" or "none"."""
         ...
 
-    def nll(self, tokens: Int[Tensor, "B T1"], state: State | None = None) -> tuple[Float[Tensor, "B T"], State]:
+    def nll(self, tokens: Int[Tensor, "B T1"], state: Carried | None = None) -> tuple[Float[Tensor, "B T"], Carried]:
         """Loss of ``tokens[:, 1:]`` in nats, and the state after ``tokens[:, :-1]``."""
         ...
 
@@ -58,7 +62,7 @@ class Piece:
 
     start: int
     nll: Float[Tensor, "B t"]
-    state: State
+    state: Carried
 
     @property
     def end(self) -> int:
@@ -101,7 +105,7 @@ def stream(
     *,
     chunk: int,
     cuts: Iterable[int] = (),
-    state: State | None = None,
+    state: Carried | None = None,
 ) -> Iterator[Piece]:
     """Read every row once, from `state` or zero, and yield the losses piece by piece.
 
@@ -119,7 +123,7 @@ def stream(
         yield Piece(start, nll, state)
 
 
-def read_past(model: SequenceModel, tokens: Int[Tensor, "B T"], state: State | None) -> State:
+def read_past(model: SequenceModel, tokens: Int[Tensor, "B T"], state: Carried | None) -> Carried:
     """The state after reading tokens without predicting; one row of tokens is read by all rows of the state.
 
     Args:
@@ -131,13 +135,13 @@ def read_past(model: SequenceModel, tokens: Int[Tensor, "B T"], state: State | N
         if isinstance(model, LanguageModel):
             return advance_state(model, tokens, state)
         rows = tokens if state is None else tokens.expand(state.batch_size, -1)
-        return cast(State, model(rows, state, logits="none").state)
+        return model(rows, state, logits="none").state
 
 
-def read_only(model: SequenceModel, tokens: Integer[np.ndarray, "B T"], *, chunk: int) -> State | None:
+def read_only(model: SequenceModel, tokens: Integer[np.ndarray, "B T"], *, chunk: int) -> Carried | None:
     """The state after reading every row from zero, without computing a loss; None where there is nothing to read."""
     device = device_of(model)
-    state: State | None = None
+    state: Carried | None = None
     for start, end in pieces(tokens.shape[1], chunk):
         state = read_past(model, as_rows(tokens[:, start:end], device), state)
     return state

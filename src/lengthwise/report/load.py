@@ -222,6 +222,11 @@ def _measured(run: RunFolder, name: str, role: str, notes: list[str]) -> Measure
             where=where,
             fix="use the version of lengthwise that wrote it, or measure again",
         )
+    outside = reader.part("outside")
+    if outside is not None and outside.text("reading") == "one-shot":
+        notes.append(
+            f"'{name}' was read in one pass per text, because its state cannot be carried: {outside.text('why')}."
+        )
     arrays = run.read_arrays()
     verdicts = reader.part("verdicts")
     bins = _bins(reader.part("perplexity"), "bins", "perplexity")

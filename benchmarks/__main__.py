@@ -12,6 +12,8 @@ CLAIMS = {
     "ssd-train-fp32": ("ssd_train", "run_fp32"),
     "ssd-train-bf16": ("ssd_train", "run_bf16"),
     "ssd-roofline": ("roofline", "run"),
+    "mamba1-train": ("mamba1", "run_train"),
+    "mamba1-forward": ("mamba1", "run_forward"),
     "passing-overhead": ("passing_overhead", "run"),
     "measure-stream": ("measure_stream", "run"),
     "remembrance": ("remembrance", "run"),

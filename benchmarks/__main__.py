@@ -15,6 +15,8 @@ CLAIMS = {
     "ssd-roofline": ("roofline", "run"),
     "gla-chunked": ("linear_attention", "run_gla"),
     "rwkv6-chunked": ("linear_attention", "run_rwkv6"),
+    "mamba1-train": ("mamba1", "run_train"),
+    "mamba1-forward": ("mamba1", "run_forward"),
     "passing-overhead": ("passing_overhead", "run"),
     "measure-stream": ("measure_stream", "run"),
     "remembrance": ("remembrance", "run"),

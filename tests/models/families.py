@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 
-from lengthwise.layers.build import _HOMES
 from lengthwise.models.config import (
     AttentionConfig,
     GatedMLPConfig,
@@ -121,12 +118,3 @@ def small_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64) 
 def tokens(batch: int, time: int, seed: int = 1) -> torch.Tensor:
     """Random token ids."""
     return torch.randint(0, VOCAB, (batch, time), generator=torch.Generator().manual_seed(seed))
-
-
-def _written(config: ModelConfig) -> bool:
-    """Whether every layer of the model exists; while the families are being written, not all do."""
-    parts = [*config.mixers, *([config.mlp] if config.mlp else [])]
-    return all(find_spec(f"lengthwise.layers.{_HOMES[part.kind][0]}") is not None for part in parts)
-
-
-FAMILIES = {name: config for name, config in FAMILIES.items() if _written(config)}

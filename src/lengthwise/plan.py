@@ -103,7 +103,8 @@ def train_plan(config: TrainConfig) -> dict[str, Any]:
     }
     return {
         "start_from": config.init_from or "initial weights",
-        "data": config.data,
+        "data": config.source,
+        "loss_on": config.loss_on,
         "intervention": config.intervention.kind,
         "parameters": parameters,
         "context_length": context_length,

@@ -31,6 +31,9 @@ class Batch:
     tokens: Int64[Tensor, "B T1"]
     reset: Bool[Tensor, B]
     """True: the row does not continue the same row of the batch before."""
+    counted: Bool[Tensor, "B T1"] | None = None
+    """True where the prediction of that token counts in the loss; None: everywhere. False in the first column, which
+    nothing predicts."""
 
 
 class _Reader:

@@ -17,6 +17,7 @@ from lengthwise.data.tokenizers import CopyTokenizer, Tokenizer
 from lengthwise.errors import InputError, near_matches
 from lengthwise.seeds import numpy_rng
 from lengthwise.tasks.base import Sample, Score, sample_id
+from lengthwise.tasks.rows import numbers_of
 
 SCORERS = ("characters", "string")
 _MARKS = 3  # start, separator, end
@@ -101,18 +102,26 @@ class CopyingTask:
         return Score(value=values[name], scorer=f"copying/{name}/{self.version}", details=values)
 
     def rows(
-        self, n: int, context_length: int, tokenizer: Tokenizer, seed: int, *, lengths: tuple[int, int] = (50, 100)
+        self,
+        rows: int | Sequence[int],
+        context_length: int,
+        tokenizer: Tokenizer,
+        seed: int,
+        *,
+        lengths: tuple[int, int] = (50, 100),
+        all_tokens: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Rows for training: examples one after the other, the last cut where the row ends.
 
         Args:
-            n: rows; row i does not depend on it.
+            rows: how many, or the numbers of those wanted; row i does not depend on it.
             context_length: tokens the model reads; at least one longest example.
             tokenizer: `CopyTokenizer`, or another with one token a symbol.
             seed: decides the strings.
             lengths: fewest and most letters of a string, both possible; drawn evenly.
+            all_tokens: count the loss of every token, the random letters included.
         Returns:
-            tokens [n, context_length + 1] and loss mask of the same shape: True where the prediction of that token
+            tokens [rows, context_length + 1] and loss mask of the same shape: True where the prediction of that token
             counts, which are the second copy and the end symbol of every example that is whole.
         """
         shortest, longest = lengths
@@ -126,11 +135,11 @@ class CopyingTask:
                 "raise the context length or lower the lengths",
             )
         self._check(tokenizer)
-        width = context_length + 1
-        tokens = np.zeros((n, width), dtype=np.int64)
-        mask = np.zeros((n, width), dtype=bool)
-        for row in range(n):
-            random = numpy_rng(seed, f"{self.name}/rows", context_length, row)
+        width, numbers = context_length + 1, numbers_of(rows)
+        tokens = np.zeros((len(numbers), width), dtype=np.int64)
+        mask = np.zeros((len(numbers), width), dtype=bool)
+        for row, number in enumerate(numbers):
+            random = numpy_rng(seed, f"{self.name}/rows", context_length, number)
             text = ""
             while len(text) < width:
                 letters = int(random.integers(shortest, longest + 1))
@@ -140,6 +149,8 @@ class CopyingTask:
                 if len(text) <= width:
                     mask[row, copied : len(text)] = True
             tokens[row] = tokenizer.encode(text[:width])
+        if all_tokens:
+            mask[:, 1:] = True
         return tokens, mask
 
     def _check(self, tokenizer: Tokenizer) -> None:

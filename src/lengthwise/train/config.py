@@ -30,8 +30,14 @@ class TrainConfig:
     """Sizes of a model to train from scratch."""
     init_from: str | None = None
     """Checkpoint to go on from: a folder or the name of a shipped model."""
-    data: str = "python"
-    """Corpus source: `python` for the running installation's own sources, or a path."""
+    data: str | None = None
+    """Corpus source: `python` for the running installation's own sources, which is the default, or a path. None where
+    there are `tasks`."""
+    tasks: tuple[str, ...] = ()
+    """Names of tasks and groups whose rows are read instead of a corpus, all equally often; e.g. passkey."""
+    loss_on: Literal["answers", "all"] | None = None
+    """answers: the loss of a row is that of its answer, the default with `tasks`; all: that of every token, as a corpus
+    has it."""
     tokenizer: str | None = None
     """Tokenizer: `bytes` or the path of a tokenizer.json. None: the checkpoint's own, or bytes from scratch."""
     context_length: int | None = None
@@ -106,8 +112,46 @@ class TrainConfig:
                     where="TrainConfig",
                     fix=near_matches(str(getattr(self, name)), known),
                 )
+        self._settle_data()
         if self.intervention.kind == "tbtt" and self.reader == "windows":
             raise _wrong("reader", self.reader, "lanes (or auto) for tbtt, whose rows continue one another")
+
+    def _settle_data(self) -> None:
+        """Fill in the defaults that depend on whether rows come from a corpus or from tasks; refuse a mixture."""
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        if self.loss_on not in (None, "answers", "all"):
+            raise InputError(
+                expected="answers or all for loss_on",
+                got=repr(self.loss_on),
+                where="TrainConfig",
+                fix=near_matches(str(self.loss_on), ("answers", "all")),
+            )
+        if not self.tasks:
+            if self.loss_on == "answers":
+                raise _wrong("loss_on", "answers", "all (or None) for a corpus, which has no answers")
+            object.__setattr__(self, "data", self.data or "python")
+            object.__setattr__(self, "loss_on", "all")
+            return
+        if self.data is not None:
+            raise InputError(
+                expected="either a corpus (data) or tasks",
+                got=f"data {self.data!r} and tasks {', '.join(self.tasks)}",
+                where="TrainConfig",
+                fix="leave one of them out",
+            )
+        if self.uses_lanes:
+            raise InputError(
+                expected="a corpus where row i of a batch continues row i of the one before (tbtt, lanes)",
+                got=f"tasks {', '.join(self.tasks)}, whose rows have nothing to do with one another",
+                where="TrainConfig",
+                fix="use state-passing, or leave the reader at auto",
+            )
+        object.__setattr__(self, "loss_on", self.loss_on or "answers")
+
+    @property
+    def source(self) -> str:
+        """Where the rows come from, in words: the corpus, or the tasks."""
+        return self.data if self.data is not None else f"tasks {', '.join(self.tasks)}"
 
     @property
     def uses_lanes(self) -> bool:
@@ -119,7 +163,7 @@ class TrainConfig:
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
         plain["model"] = None if self.model is None else self.model.to_dict()
         plain["intervention"] = self.intervention.to_dict()
-        plain["betas"] = list(self.betas)
+        plain["betas"], plain["tasks"] = list(self.betas), list(self.tasks)
         return plain
 
     @classmethod
@@ -132,8 +176,9 @@ class TrainConfig:
             values["model"] = ModelConfig.from_dict(values["model"])
         if isinstance(values.get("intervention"), dict):
             values["intervention"] = InterventionConfig.from_dict(values["intervention"])
-        if isinstance(values.get("betas"), list):
-            values["betas"] = tuple(values["betas"])
+        for name in ("betas", "tasks"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         missing = [
             f.name
             for f in fields(cls)

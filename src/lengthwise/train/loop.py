@@ -22,7 +22,6 @@ from typing import Any
 import torch
 
 from lengthwise.checkpoints import Checkpoint
-from lengthwise.data.readers import Lanes, ShuffledWindows
 from lengthwise.data.store import TokenStore
 from lengthwise.devices import choose_device
 from lengthwise.distributed import World, world_from_environment
@@ -34,6 +33,7 @@ from lengthwise.train.config import TrainConfig
 from lengthwise.train.optimizer import build_optimizer
 from lengthwise.train.prepare import (
     build_reader,
+    build_task_reader,
     checkpoint_tokenizer,
     starting_point,
     training_store,
@@ -48,7 +48,7 @@ from lengthwise.train.snapshots import (
     write_model,
     write_snapshot,
 )
-from lengthwise.train.step import train_step
+from lengthwise.train.step import ResumableReader, train_step
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def train(
         config: the run. A folder of another config is refused.
         out: run folder; new or empty, or holding this run when `resume` is set.
         resume: go on from the newest checkpoint. A complete run is returned as it is.
-        store: training tokens; None prepares `config.data`.
+        store: training tokens; None prepares `config.data`. Not for a run on tasks.
         progress: show a progress line on stderr.
 
     Raises:
@@ -94,15 +94,21 @@ def train(
     with world_from_environment(device) as world:
         checkpoint = starting_point(config)
         tokenizer = checkpoint_tokenizer(checkpoint)
-        if store is None:
-            store = training_store(config, tokenizer, world, progress=progress and world.is_main)
-        else:
-            store.check_tokenizer(tokenizer)
         context_length = config.context_length or checkpoint.context_length
         assert context_length is not None, "starting_point settles the context length"
-        reader = build_reader(config, store, context_length, world)
+        reader: ResumableReader
+        if config.tasks:
+            assert store is None, "a run on tasks reads no store"
+            rows = build_task_reader(config, tokenizer, context_length, world)
+            reader, data_hash = rows, rows.fingerprint
+        else:
+            if store is None:
+                store = training_store(config, tokenizer, world, progress=progress and world.is_main)
+            else:
+                store.check_tokenizer(tokenizer)
+            reader, data_hash = build_reader(config, store, context_length, world), store.fingerprint
         if world.is_main:
-            run = _open_run(config, out, store, resume=resume, world=world, device=device, checkpoint=checkpoint)
+            run = _open_run(config, out, data_hash, resume=resume, world=world, device=device, checkpoint=checkpoint)
         world.barrier()
         if not world.is_main:
             run = RunFolder.open(out)
@@ -124,14 +130,14 @@ def _finished(config: TrainConfig, out: Path) -> TrainResult | None:
 def _open_run(
     config: TrainConfig,
     out: Path,
-    store: TokenStore,
+    data_hash: str,
     *,
     resume: bool,
     world: World,
     device: torch.device,
     checkpoint: Checkpoint,
 ) -> RunFolder:
-    run = RunFolder.create(out, "train", config.to_dict(), resume=resume, data_hashes={"train": store.fingerprint})
+    run = RunFolder.create(out, "train", config.to_dict(), resume=resume, data_hashes={"train": data_hash})
     setting = {"threads": torch.get_num_threads(), "world_size": world.size, "device": device.type}
     before = run.manifest.get("setting")
     if before is None:
@@ -154,7 +160,7 @@ class _Loop:
         config: TrainConfig,
         run: RunFolder,
         checkpoint: Checkpoint,
-        reader: ShuffledWindows | Lanes,
+        reader: ResumableReader,
         context_length: int,
         world: World,
         device: torch.device,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lengthwise.checkpoints import Checkpoint, load_checkpoint
 from lengthwise.data.corpora import prepare_corpus
@@ -16,6 +16,9 @@ from lengthwise.distributed import World
 from lengthwise.errors import InputError
 from lengthwise.models.lm import LanguageModel
 from lengthwise.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from lengthwise.tasks.reader import TaskRows
 
 
 def starting_point(config: TrainConfig) -> Checkpoint:
@@ -72,6 +75,7 @@ def checkpoint_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 
 def training_store(config: TrainConfig, tokenizer: Tokenizer, world: World, *, progress: bool) -> TokenStore:
     """The training side of the corpus; rank 0 prepares it, the others open what it made."""
+    assert config.data is not None, "a config without tasks has a corpus"
     if world.is_main:
         store, _ = prepare_corpus(config.data, tokenizer, progress=progress)
         world.barrier()
@@ -82,6 +86,31 @@ def training_store(config: TrainConfig, tokenizer: Tokenizer, world: World, *, p
 
 def build_reader(config: TrainConfig, store: TokenStore, context_length: int, world: World) -> ShuffledWindows | Lanes:
     """The reader of this rank; all ranks together read `config.batch_size` rows a step."""
+    _check_share(config, world)
+    kind: Callable[..., ShuffledWindows | Lanes] = Lanes if config.uses_lanes else ShuffledWindows
+    rows = config.batch_size // world.size
+    return kind(store, context_length, rows, config.seed, rank=world.rank, world_size=world.size)
+
+
+def build_task_reader(config: TrainConfig, tokenizer: Tokenizer, context_length: int, world: World) -> TaskRows:
+    """The reader of this rank for a run on tasks. Raises InputError for unknown tasks and those that do not fit."""
+    from lengthwise.tasks.reader import TaskRows
+    from lengthwise.tasks.registry import make_tasks
+
+    _check_share(config, world)
+    return TaskRows(
+        make_tasks(config.tasks),
+        tokenizer,
+        context_length,
+        config.batch_size // world.size,
+        config.seed,
+        all_tokens=config.loss_on == "all",
+        rank=world.rank,
+        world_size=world.size,
+    )
+
+
+def _check_share(config: TrainConfig, world: World) -> None:
     if config.batch_size % (world.size * config.grad_accum):
         raise InputError(
             expected=f"a batch_size that {world.size} processes x {config.grad_accum} micro-batches divide",
@@ -89,14 +118,11 @@ def build_reader(config: TrainConfig, store: TokenStore, context_length: int, wo
             where="TrainConfig.batch_size",
             fix="change batch_size or the number of processes",
         )
-    kind: Callable[..., ShuffledWindows | Lanes] = Lanes if config.uses_lanes else ShuffledWindows
-    rows = config.batch_size // world.size
-    return kind(store, context_length, rows, config.seed, rank=world.rank, world_size=world.size)
 
 
 def _facts(config: TrainConfig, context_length: int | None) -> dict[str, Any]:
     return {
-        "data": config.data,
+        "data": config.source,
         "context_length": context_length,
         "batch_size": config.batch_size,
         "steps": config.steps,

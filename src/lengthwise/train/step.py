@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,10 +20,22 @@ from lengthwise.train.optimizer import learning_rate
 
 @runtime_checkable
 class Reader(Protocol):
-    """What a source of batches must offer: see `lengthwise.data.readers`."""
+    """What a source of batches must offer: see `lengthwise.data.readers` and `lengthwise.tasks.reader`."""
 
     def next_batch(self) -> Batch:
         """The next rows of this rank."""
+        ...
+
+
+class ResumableReader(Reader, Protocol):
+    """A reader whose position can be saved and restored."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, ready for JSON."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position."""
         ...
 
 
@@ -32,7 +44,7 @@ class StepResult:
     """What one optimizer step reports."""
 
     loss: float
-    """Mean negative log-likelihood over all tokens of the step and all ranks, nats per token."""
+    """Mean negative log-likelihood over all counted tokens of the step and all ranks, nats per token."""
     grad_norm: float
     """Norm of the gradient before clipping."""
     lr: float
@@ -53,6 +65,7 @@ def train_step(
 
     The batch is cut into `config.grad_accum` micro-batches of equal size along its rows, so that rows mean the same
     with and without accumulation; forward pass number step * grad_accum + slot is what the intervention counts.
+    Where only some predictions count, the loss is their mean over the whole step, so every one of them weighs the same.
 
     Raises RunFailure where the loss or the gradient is not finite; weights and moments are as before the step then.
     """
@@ -64,12 +77,18 @@ def train_step(
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
     loss_sum = torch.zeros((), device=device)
-    for slot, part in enumerate(_micro_batches(reader.next_batch(), config.grad_accum)):
+    batch = reader.next_batch()
+    num_counted = _num_counted(batch, world, device)
+    for slot, part in enumerate(_micro_batches(batch, config.grad_accum)):
         tokens = part.tokens.to(device, non_blocking=True)
         state = intervention.initial_state(step * config.grad_accum + slot, part)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.dtype == "bfloat16"):
             nll, final_state = model.nll(tokens, state)
-        loss = nll.float().mean() / config.grad_accum
+        if part.counted is None:
+            loss = nll.float().mean() / config.grad_accum
+        else:
+            assert num_counted is not None, "counted for the batch that the part is of"
+            loss = (nll.float() * part.counted[:, 1:].to(device)).sum() / num_counted
         loss.backward()
         intervention.observe(final_state.detach())
         loss_sum += loss.detach()
@@ -87,8 +106,18 @@ def train_step(
 def _micro_batches(batch: Batch, count: int) -> list[Batch]:
     if count == 1:
         return [batch]
-    pairs = zip(_cut(batch.tokens, count), _cut(batch.reset, count), strict=True)
-    return [Batch(tokens, reset) for tokens, reset in pairs]
+    counted = [None] * count if batch.counted is None else _cut(batch.counted, count)
+    parts = zip(_cut(batch.tokens, count), _cut(batch.reset, count), counted, strict=True)
+    return [Batch(*part) for part in parts]
+
+
+def _num_counted(batch: Batch, world: World, device: torch.device) -> Tensor | None:
+    """How many predictions of a step count: the mean over ranks, whose gradients are averaged. None: all of them."""
+    if batch.counted is None:
+        return None
+    count = batch.counted[:, 1:].sum().to(device=device, dtype=torch.float32)
+    world.average([count])
+    return count
 
 
 def _cut(tensor: Tensor, count: int) -> list[Tensor]:

@@ -28,7 +28,7 @@ from lengthwise.tasks.babilong.stories import Story, StoryFile, check_task, leas
 from lengthwise.tasks.babilong.wording import Wording, official_wording, own_wording
 from lengthwise.tasks.base import Sample, Score, sample_id
 from lengthwise.tasks.counting import PieceCounts, check_round_trip
-from lengthwise.tasks.rows import answer_rows
+from lengthwise.tasks.rows import answer_rows, numbers_of
 
 _FITTING_ROUNDS = 6  # how often the background may be measured anew until the prompt has its exact length
 
@@ -131,34 +131,41 @@ class BabilongTask:
         return Score(value=float(right), scorer=f"babilong/{name}/{self.version}")
 
     def rows(
-        self, n: int, context_length: int, tokenizer: Tokenizer, seed: int, *, all_tokens: bool = False
+        self,
+        rows: int | Sequence[int],
+        context_length: int,
+        tokenizer: Tokenizer,
+        seed: int,
+        *,
+        all_tokens: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Rows for finetuning: a prompt and its answer, exactly `context_length` + 1 tokens.
 
         Args:
-            n: rows; row i does not depend on it.
+            rows: how many, or the numbers of those wanted; row i does not depend on it.
             context_length: tokens the model reads.
             tokenizer: of the model.
             seed: decides questions, books and places.
             all_tokens: count the loss of every token, not that of the answer alone.
         Returns:
-            tokens [n, context_length + 1] and loss mask of the same shape: True where the prediction of that token
+            tokens [rows, context_length + 1] and loss mask of the same shape: True where the prediction of that token
             counts. The first column is False.
         """
         room = context_length + 1
+        numbers = numbers_of(rows)
         possible = self._questions(room, tokenizer, None)
         if not possible:
             raise self._too_short(room, tokenizer)
 
         def texts() -> Iterator[tuple[str, str]]:
-            for row in range(n):
+            for row in numbers:
                 random = numpy_rng(seed, f"{self.name}/rows", context_length, row)
                 story = possible[int(random.integers(len(possible)))]
                 ending = " " + story.answer
                 key = (int(random.integers(2**62)), context_length, row)
                 yield "".join(self._plan(story, room, 0, tokenizer, key, ending).pieces()), ending
 
-        return answer_rows(tokenizer, texts(), n, context_length, self.name, all_tokens=all_tokens)
+        return answer_rows(tokenizer, texts(), len(numbers), context_length, self.name, all_tokens=all_tokens)
 
     # Which question
 

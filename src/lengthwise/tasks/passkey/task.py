@@ -18,7 +18,7 @@ from lengthwise.tasks.base import Sample, Score, sample_id
 from lengthwise.tasks.counting import check_round_trip
 from lengthwise.tasks.passkey.layouts import ExactLayout, Layout, blocks, blocks_text, landmark, landmark_text
 from lengthwise.tasks.passkey.wording import OWN, OWN_BLOCKS, PasskeyWording, read_wording
-from lengthwise.tasks.rows import answer_rows
+from lengthwise.tasks.rows import answer_rows, numbers_of
 
 VARIANTS = ("exact", "landmark", "blocks")
 """exact: ours. landmark: Landmark Attention (arXiv 2305.16300). blocks: Stuffed Mamba (2410.07145), InfiniteBench."""
@@ -138,7 +138,7 @@ class PasskeyTask:
 
     def rows(
         self,
-        n: int,
+        rows: int | Sequence[int],
         context_length: int,
         tokenizer: Tokenizer,
         seed: int,
@@ -149,23 +149,24 @@ class PasskeyTask:
         """Rows for finetuning: one prompt and its key each, exactly `context_length` + 1 tokens, built as `exact`.
 
         Args:
-            n: rows; row i does not depend on it.
+            rows: how many, or the numbers of those wanted; row i does not depend on it.
             context_length: tokens the model reads.
             tokenizer: of the model.
             seed: decides keys and depths.
             depths: row i has the one with number i modulo their count; drawn evenly from 0 to 1 where None.
             all_tokens: count the loss of every token, not that of the key alone.
         Returns:
-            tokens [n, context_length + 1] and loss mask of the same shape: True where the prediction of that token
+            tokens [rows, context_length + 1] and loss mask of the same shape: True where the prediction of that token
             counts. The first column is False.
         """
         if self.config.variant != "exact":
             raise _wrong("variant", "exact, for rows of an exact length", repr(self.config.variant), "use exact")
         self._check(tokenizer)
         room = context_length + 1
+        numbers = numbers_of(rows)
 
         def texts() -> Iterator[tuple[str, str]]:
-            for row in range(n):
+            for row in numbers:
                 random = numpy_rng(seed, f"{self.name}/rows", context_length, row)
                 ending = " " + self._key(random)
                 depth = float(random.random()) if depths is None else float(depths[row % len(depths)])
@@ -174,7 +175,7 @@ class PasskeyTask:
                     raise self._too_short(context_length, tokenizer)
                 yield layout.prompt, ending
 
-        return answer_rows(tokenizer, texts(), n, context_length, self.name, all_tokens=all_tokens)
+        return answer_rows(tokenizer, texts(), len(numbers), context_length, self.name, all_tokens=all_tokens)
 
     def _check(self, tokenizer: Tokenizer) -> None:
         check_round_trip(tokenizer, " ".join(asdict(self.wording).values()), f"wording of {self.name}")

@@ -7,12 +7,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.errors import InputError
+from lengthwise.seeds import derive_seed
 from lengthwise.tasks.base import Sample, Score
 from lengthwise.tasks.draws import Draws
 from lengthwise.tasks.library import Library
 from lengthwise.tasks.passages import Built, Part, join_parts
+from lengthwise.tasks.rows import answer_rows, numbers_of
 from lengthwise.tasks.ruler.wording import Wording
 from lengthwise.tasks.scoring import ALL, score_strings, scorers_for
 from lengthwise.tasks.tokens import TokenCounter, check_round_trip, check_special
@@ -119,6 +124,57 @@ class RulerTask(ABC):
         """The samples of these numbers; see `build` for what it raises."""
         budget = self.max_new_tokens(tokenizer)
         return [made.sample(self.name, length, budget) for made in self.build(indices, length, tokenizer, seed)]
+
+    def rows(
+        self,
+        rows: int | Sequence[int],
+        context_length: int,
+        tokenizer: Tokenizer,
+        seed: int,
+        *,
+        all_tokens: bool = False,
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Rows for finetuning: a prompt, a space and what is asked for, then the beginning of the prompt once more.
+
+        Prompts end where a unit of their haystack does, so rows are filled up to `context_length` + 1 tokens by
+        text that never counts. Of several values all are written, with commas between; of several ways to say one,
+        the first.
+
+        Args:
+            rows: how many, or the numbers of those wanted; row i does not depend on it.
+            context_length: tokens the model reads.
+            tokenizer: of the model.
+            seed: decides the samples; they are others than those that `samples` makes of the same seed.
+            all_tokens: count the loss of prompt and answer, not that of the answer alone.
+        Returns:
+            tokens [rows, context_length + 1] and loss mask of the same shape: True where the prediction of that token
+            counts.
+        Raises:
+            InputError: too short a length; a tokenizer that does not give the words of the task back.
+        """
+        self._check_tokenizer(tokenizer)
+        counter, numbers = self.library.counter(tokenizer), numbers_of(rows)
+        # Tokens may be more beside their neighbours than alone, hence the two.
+        answer = counter.whole([" " + self.widest_answer(counter)])[0] + 2
+        least = self.least_tokens(counter) + answer - 1
+        if context_length < least:
+            raise InputError(
+                expected=f"a context length of at least {least} tokens for rows of {self.name} with the tokenizer "
+                f"{tokenizer.name}",
+                got=str(context_length),
+                where="the context length",
+                fix="raise it, or take a tokenizer with longer tokens",
+            )
+        room = context_length + 1 - answer
+        own_seed = derive_seed(seed, "rows", context_length)
+        built = self.build_some(list(numbers), room, room, tokenizer, own_seed)
+        texts = [
+            (join_parts(made.parts), " " + (", ".join(made.answers) if self.wants == ALL else made.answers[0]))
+            for made in built
+        ]
+        return answer_rows(
+            tokenizer, texts, len(numbers), context_length, self.name, all_tokens=all_tokens, fill_up=True
+        )
 
     def scorers(self) -> tuple[str, ...]:
         """RULER's rule and the strict one."""

@@ -136,6 +136,20 @@ def test_rows_do_not_depend_on_their_number() -> None:
     assert not np.array_equal(CopyingTask().rows(1, 220, COPY, seed=2)[0], tokens[:1])
 
 
+def test_rows_can_be_asked_for_by_number_and_take_lengths_from_the_config() -> None:
+    task = CopyingTask(CopyingConfig(shortest=3, longest=4))
+    tokens, mask = task.rows(6, 40, COPY, seed=1)
+    some, its_mask = task.rows([5, 0], 40, COPY, seed=1)
+    np.testing.assert_array_equal(some, tokens[[5, 0]])
+    np.testing.assert_array_equal(its_mask, mask[[5, 0]])
+    np.testing.assert_array_equal(CopyingTask().rows(6, 40, COPY, seed=1, lengths=(3, 4))[0], tokens)
+    strings = COPY.decode(tokens[0]).split("<")[1:-1]
+    assert {len(string.split("=")[0]) for string in strings} <= {3, 4}
+    everything = task.rows(1, 40, COPY, seed=1, all_tokens=True)[1]
+    assert everything[0, 1:].all()
+    assert not everything[0, 0]
+
+
 def error_of(call: object) -> InputError:
     with pytest.raises(InputError) as caught:
         call()  # type: ignore[operator]
@@ -153,6 +167,8 @@ def test_errors(unchecked: None) -> None:
     error = error_of(lambda: task.rows(1, 202, COPY, 0))
     assert error.expected == "at least 203 tokens for strings of 100 letters"
     assert error_of(lambda: task.rows(1, 300, COPY, 0, lengths=(5, 4))).where == "lengths of copying"
+    error = error_of(lambda: CopyingConfig(shortest=30, longest=20))
+    assert (error.where, error.got) == ("shortest and longest of copying", "30 and 20")
     assert error_of(lambda: CopyingConfig(letters=27)).expected == "2 to 26"
     sample = task.samples([0], 63, COPY, 0)[0]
     assert error_of(lambda: task.score(sample, "", "strings")).fix == "did you mean 'string'?"

@@ -194,6 +194,9 @@ def test_rows_are_a_prompt_and_its_key(kind: str, context: int) -> None:
         assert counted[-int(counted.sum()) :].all()
     alone, _ = task().rows(1, context, tokenizer, seed=2)
     np.testing.assert_array_equal(alone[0], tokens[0])
+    some, its_mask = task().rows([4, 1], context, tokenizer, seed=2)
+    np.testing.assert_array_equal(some, tokens[[4, 1]])
+    np.testing.assert_array_equal(its_mask, mask[[4, 1]])
     assert len(np.unique(tokens, axis=0)) == 7
 
 

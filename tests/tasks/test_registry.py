@@ -82,6 +82,7 @@ def test_families_of_the_length_paper(library: Library) -> None:
     assert [task.name for task in make_tasks(["babilong"])] == [f"babilong_qa{number}" for number in range(1, 6)]
     assert len(expand("babilong-all")) == 20
     assert make_task("copying:letters=10", library).floor == 0.1
+    assert make_task("copying:shortest=5,longest=20", library).parameters()["longest"] == 20
     assert not make_task("copying", library).parameters()["free_running"]
     assert make_task("copying_free", library).parameters()["free_running"]
 

@@ -33,8 +33,15 @@ class CopyingConfig:
     free_running: bool = False
     """Let the model go on by itself. False, as published: at every place it is given the right letters before it, and
     its most likely next one is compared."""
+    shortest: int = 50
+    """Fewest letters of a string in rows for training; samples have as many as their length says."""
+    longest: int = 100
+    """Most letters of such a string."""
 
     def __post_init__(self) -> None:
+        if not 1 <= self.shortest <= self.longest:
+            got = f"{self.shortest} and {self.longest}"
+            raise _wrong("shortest and longest", "1 <= shortest <= longest", got, "give, e.g., 50 and 100")
         if not 2 <= self.letters <= len(_C.letters):
             raise _wrong("letters", f"2 to {len(_C.letters)}", str(self.letters), f"give {len(_C.letters)}")
 
@@ -108,7 +115,7 @@ class CopyingTask:
         tokenizer: Tokenizer,
         seed: int,
         *,
-        lengths: tuple[int, int] = (50, 100),
+        lengths: tuple[int, int] | None = None,
         all_tokens: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Rows for training: examples one after the other, the last cut where the row ends.
@@ -118,15 +125,17 @@ class CopyingTask:
             context_length: tokens the model reads; at least one longest example.
             tokenizer: `CopyTokenizer`, or another with one token a symbol.
             seed: decides the strings.
-            lengths: fewest and most letters of a string, both possible; drawn evenly.
+            lengths: fewest and most letters of a string, both possible; drawn evenly. None: those of the config.
             all_tokens: count the loss of every token, the random letters included.
         Returns:
             tokens [rows, context_length + 1] and loss mask of the same shape: True where the prediction of that token
             counts, which are the second copy and the end symbol of every example that is whole.
         """
-        shortest, longest = lengths
+        shortest, longest = (self.config.shortest, self.config.longest) if lengths is None else lengths
         if not 1 <= shortest <= longest:
-            raise _wrong("lengths", "1 <= fewest <= most letters", str(lengths), "give, e.g., 50 100")
+            raise _wrong(
+                "lengths", "1 <= fewest <= most letters", f"{shortest} and {longest}", "give, e.g., 50 and 100"
+            )
         if example_length(longest) > context_length:
             raise _wrong(
                 "context length",

@@ -153,8 +153,8 @@ def _babilong(question: str) -> Callable[[str, Library, Parameters], Task]:
 
 def _copying(free_running: bool) -> Callable[[str, Library, Parameters], Task]:
     def make(name: str, library: Library, parameters: Parameters) -> Task:
-        letters = _whole(parameters.get("letters", "26"), name, "letters")
-        return CopyingTask(CopyingConfig(letters=letters, free_running=free_running), name=name)
+        values = {key: _whole(value, name, key) for key, value in parameters.items()}
+        return CopyingTask(CopyingConfig(free_running=free_running, **values), name=name)
 
     return make
 
@@ -232,9 +232,13 @@ FAMILIES: Mapping[str, Family] = {
     "copying": Family(
         about="say a random string again, the right letters given (models with the tokenizer copy)",
         make=_copying(False),
-        parameters=("letters",),
+        parameters=("letters", "shortest", "longest"),
     ),
-    "copying_free": Family(about="say a random string again by oneself", make=_copying(True), parameters=("letters",)),
+    "copying_free": Family(
+        about="say a random string again by oneself",
+        make=_copying(True),
+        parameters=("letters", "shortest", "longest"),
+    ),
 }
 """Rows are families; a task of another kind adds its own."""
 

@@ -221,6 +221,8 @@ def test_rows_are_a_prompt_and_its_answer(babi: str, kind: str) -> None:
         assert tokenizer.decode(row).endswith("\nAnswer: " + answer)
         assert counted[-int(counted.sum()) :].all()
     assert set(answers) <= {"bathroom", "hallway", "office", "bedroom"}
+    some, _ = babilong.rows([5, 2], context, tokenizer, seed=0)
+    np.testing.assert_array_equal(some, tokens[[5, 2]])
     alone, _ = babilong.rows(2, context, tokenizer, seed=0)
     np.testing.assert_array_equal(alone, tokens[:2])
     assert len(np.unique(tokens, axis=0)) == 6

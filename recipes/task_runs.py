@@ -21,10 +21,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.evaluate.config import EvalConfig
 from lengthwise.interventions import InterventionConfig
 from lengthwise.models import Mamba2Config, ModelConfig
 from lengthwise.models.config import AttentionConfig, GatedMLPConfig
+from lengthwise.tasks.base import Task
+from lengthwise.tasks.copying import copying_tasks
+from lengthwise.tasks.library import Library
+from lengthwise.tasks.passkey import PasskeyConfig, PasskeyTask
+from lengthwise.tasks.ruler.needles import NeedleConfig, NeedleTask
 from lengthwise.train import TrainConfig
 
 OUT = Path("runs")
@@ -128,7 +134,7 @@ RUNS: dict[str, TrainConfig] = {
     **{f"copying/{kind}-{seed}": _copy(kind, seed) for seed in SEEDS for kind in COPY_KINDS},
 }
 
-# Evaluation: name of the evaluation, tasks, lengths. A needle's length holds 128 tokens for the answer.
+# Evaluation. Rows end with the key, so nothing teaches a model to stop: the budget is what a right answer takes.
 
 LABELS = {
     "passkey/mamba2": "Mamba-2, plain",
@@ -138,20 +144,42 @@ LABELS = {
     "passkey/transformer": "Transformer",
 }
 DEPTHS = (10, 30, 50, 70, 90)
-SAMPLES = 20
-EVALUATIONS: dict[str, tuple[tuple[str, ...], tuple[int, ...], int]] = {
-    "passkey": (
-        tuple(f"passkey:depth={depth / 100:g}" for depth in DEPTHS),
-        (128, 256, 512, 1024, 2048, 4096, 8192),
-        SAMPLES,
-    ),
-    "needles": (
-        tuple(f"niah_grid:haystack=line,depth={depth}" for depth in DEPTHS),
-        (384, 512, 1024, 2048, 4096, 8192),
-        SAMPLES,
-    ),
-    "copying": (("copying", "copying_free"), (103, 203, 403, 603), 100),
+LENGTHS = {
+    "passkey": (128, 256, 512, 1024, 2048, 4096, 8192),
+    "needle": (256, 512, 1024, 2048, 4096, 8192),
+    "copying": (103, 203, 403, 603),
 }
+SAMPLES = {"passkey": 20, "needle": 20, "copying": 100}
+"""Of each task (depth) at each length."""
+
+
+class Needle(NeedleTask):
+    """One number in repeated lines, with a budget of a space and seven digits."""
+
+    def max_new_tokens(self, tokenizer: Tokenizer) -> int:
+        """Eight: the tokenizer of these runs has a token for each digit."""
+        return 8
+
+
+def tasks_of(kind: str) -> list[Task]:
+    """The tasks of an evaluation: one for each depth, or both ways of scoring a copy."""
+    if kind == "copying":
+        return list(copying_tasks())
+    if kind == "passkey":
+        return [
+            PasskeyTask(PasskeyConfig(depths=(depth / 100,), max_new_tokens=6), name=f"passkey:depth={depth}")
+            for depth in DEPTHS
+        ]
+    library = Library()
+    return [
+        Needle(
+            f"needle:depth={depth}",
+            library,
+            NeedleConfig(haystack="line", key="word", value="number", depth=depth),
+            purpose="needle",
+        )
+        for depth in DEPTHS
+    ]
 
 
 def train_all(names: Sequence[str]) -> None:
@@ -168,7 +196,6 @@ def evaluate_all(names: Sequence[str]) -> None:
     from lengthwise.checkpoints import load_checkpoint
     from lengthwise.engines.native import NativeEngine
     from lengthwise.evaluate.run import Subject, evaluate
-    from lengthwise.tasks.registry import make_tasks
     from lengthwise.train.prepare import checkpoint_tokenizer
 
     for name in names or [*LABELS, *(name for name in RUNS if name.startswith("copying/") and "short" not in name)]:
@@ -177,13 +204,13 @@ def evaluate_all(names: Sequence[str]) -> None:
             print(f"{name} is not trained yet")
             continue
         checkpoint = load_checkpoint(path)
-        for kind in ("copying",) if name.startswith("copying/") else ("passkey", "needles"):
-            tasks, lengths, count = EVALUATIONS[kind]
+        for kind in ("copying",) if name.startswith("copying/") else ("passkey", "needle"):
+            tasks = tasks_of(kind)
             config = EvalConfig(
                 model=str(path),
-                tasks=tasks,
-                lengths=lengths,
-                num_samples=count,
+                tasks=tuple(task.name for task in tasks),
+                lengths=LENGTHS[kind],
+                num_samples=SAMPLES[kind],
                 engine="native",
                 label=LABELS.get(name, name),
                 batch_size=20,
@@ -191,7 +218,7 @@ def evaluate_all(names: Sequence[str]) -> None:
             engine = NativeEngine(checkpoint.model, batch_size=config.batch_size, chunk=config.chunk)
             subject = Subject(engine, checkpoint_tokenizer(checkpoint), engine.facts())
             out = OUT / name / f"eval-{kind}"
-            evaluate(config, make_tasks(tasks), subject, out, resume=(out / "manifest.json").exists())
+            evaluate(config, tasks, subject, out, resume=(out / "manifest.json").exists())
 
 
 def _summaries(kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -204,15 +231,14 @@ def _summaries(kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def cells(kind: str) -> list[dict[str, Any]]:
-    """One record for each model, task and length of an evaluation: score, interval, samples."""
+    """One record for each model, depth and length of an evaluation: score, interval, samples."""
     found = []
     for name, summary in _summaries(kind):
         for task, row in summary["tasks"].items():
-            depth = task.partition("depth=")[2]
+            depth = int(task.partition("depth=")[2])
             for length, mean in row.items():
-                percent = "" if not depth else round(100 * float(depth)) if kind == "passkey" else int(depth)
                 kept = {key: mean[key] for key in ("value", "low", "high", "count", "failures")}
-                found.append({"run": name, "task": task, "depth": percent, "length": int(length), **kept})
+                found.append({"run": name, "depth": depth, "length": int(length), **kept})
     return found
 
 
@@ -269,15 +295,12 @@ def show() -> None:
 
     RESULTS.mkdir(parents=True, exist_ok=True)
     maps = []
-    for kind, title in (
-        ("passkey", "Passkey, trained at 256 tokens"),
-        ("needles", "Needle, trained at 256 tokens; 128 of each length are kept for the answer"),
-    ):
+    for kind in ("passkey", "needle"):
         records = cells(kind)
         _write_csv(RESULTS / f"{kind}-run.csv", records)
-        maps.append(heat_maps(records, title))
+        maps.append(heat_maps(records, f"{kind.capitalize()}: share of right answers, trained at 256 tokens"))
         table = by_length(records)
-        lengths = EVALUATIONS[kind][1]
+        lengths = LENGTHS[kind]
         print(f"\n{kind}: share of right answers over all depths, 95 % interval\n")
         print("| model |", " | ".join(f"{length:,}" for length in lengths), "|")
         print("|---" * (len(lengths) + 1) + "|")
@@ -308,7 +331,7 @@ def _copying_scores() -> Iterator[tuple[str, int, str, float, int]]:
 
 def _print_copying(records: Sequence[dict[str, Any]]) -> None:
     """Mean over the seeds and, after it, their standard deviation."""
-    lengths = EVALUATIONS["copying"][1]
+    lengths = LENGTHS["copying"]
     print("\ncopying: mean over seeds +- standard deviation between them\n")
     print("| rule | model |", " | ".join(f"{(length - 3) // 2}" for length in lengths), "|")
     print("|---" * (len(lengths) + 2) + "|")

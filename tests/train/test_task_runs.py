@@ -33,7 +33,7 @@ def test_the_rows_of_every_run_fit_its_context_and_its_tokenizer(recipe: dict[st
         assert int(batch.tokens.max()) < tokenizer.vocab_size
         assert batch.counted is not None
         assert batch.counted.any(dim=1).all()
-    assert len(seen) == 4
+    assert len(seen) == 5
 
 
 def test_every_run_starts_from_one_before_it_and_controls_differ_in_the_intervention_alone(

@@ -112,7 +112,7 @@ def _copy(kind: str, seed: int) -> TrainConfig:
         tasks=("copying",),
         context_length=256,
         batch_size=16,
-        steps=200,
+        steps=400,
         peak_lr=3e-3,
         min_lr=3e-5,
         weight_decay=0.1,

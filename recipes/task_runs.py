@@ -142,6 +142,9 @@ RUNS: dict[str, TrainConfig] = {
     "passkey/mamba2-control": _more("zero"),
     "passkey/mamba2-fitted-noise": _more("fitted-noise"),
     "passkey/mamba2-state-passing": _more("state-passing"),
+    # The same steps as "mamba2", but with an intervention from their beginning, as in Figure 7.
+    "passkey/mamba2-noise-from-start": replace(TASKS, intervention=_intervention("fitted-noise")),
+    "passkey/mamba2-passing-from-start": replace(TASKS, intervention=_intervention("state-passing")),
     **{f"copying/short-{seed}": replace(COPY_SHORT, seed=seed) for seed in SEEDS},
     **{f"copying/{kind}-{seed}": _copy(kind, seed) for seed in SEEDS for kind in COPY_KINDS},
 }
@@ -150,9 +153,11 @@ RUNS: dict[str, TrainConfig] = {
 
 LABELS = {
     "passkey/mamba2": "Mamba-2, plain",
-    "passkey/mamba2-control": "control (100 steps more)",
-    "passkey/mamba2-fitted-noise": "fitted noise",
-    "passkey/mamba2-state-passing": "State Passing",
+    "passkey/mamba2-noise-from-start": "fitted noise",
+    "passkey/mamba2-passing-from-start": "State Passing",
+    "passkey/mamba2-control": "plain + 100 steps plain",
+    "passkey/mamba2-fitted-noise": "plain + 100 fitted noise",
+    "passkey/mamba2-state-passing": "plain + 100 State Passing",
     "passkey/transformer": "Transformer",
 }
 DEPTHS = (10, 30, 50, 70, 90)
@@ -161,7 +166,7 @@ LENGTHS = {
     "needle": (256, 512, 1024, 2048, 4096, 8192),
     "copying": (103, 203, 403, 603),
 }
-SAMPLES = {"passkey": 20, "needle": 20, "copying": 100}
+SAMPLES = {"passkey": 12, "needle": 12, "copying": 100}
 """Of each task (depth) at each length."""
 
 
@@ -225,7 +230,7 @@ def evaluate_all(names: Sequence[str]) -> None:
                 num_samples=SAMPLES[kind],
                 engine="native",
                 label=LABELS.get(name, name),
-                batch_size=20,
+                batch_size=12,
             )
             engine = NativeEngine(checkpoint.model, batch_size=config.batch_size, chunk=config.chunk)
             subject = Subject(engine, checkpoint_tokenizer(checkpoint), engine.facts())

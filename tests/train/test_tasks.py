@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from tests.helpers import assert_close
@@ -12,7 +11,7 @@ from tests.train.tiny import MODEL, tiny_config
 
 from lengthwise.checkpoints import load_checkpoint
 from lengthwise.data.readers import Batch
-from lengthwise.data.tokenizers import ByteTokenizer, CopyTokenizer
+from lengthwise.data.tokenizers import CopyTokenizer
 from lengthwise.distributed import World
 from lengthwise.errors import InputError
 from lengthwise.interventions import build_intervention
@@ -92,42 +91,6 @@ def test_a_saved_position_belongs_to_its_tasks() -> None:
     for other in (reader(("copying:letters=5",)), reader(all_tokens=True)):
         with pytest.raises(InputError, match=r"a reader position with tasks = .*resume with the tasks"):
             other.load_state_dict(saved)
-
-
-def test_needles_fill_a_row_with_what_never_counts() -> None:
-    """Prompt, answer, and the beginning of the prompt once more, for every token and for the answer alone."""
-    task, tokenizer, context = make_tasks(["niah_single_1"])[0], ByteTokenizer(), 700
-    assert hasattr(task, "rows")
-    tokens, mask = task.rows(3, context, tokenizer, 5)
-    again, everything = task.rows([2, 0], context, tokenizer, 5, all_tokens=True)
-    np.testing.assert_array_equal(again, tokens[[2, 0]])
-    assert tokens.shape == mask.shape == (3, context + 1)
-    assert len(np.unique(tokens, axis=0)) == 3
-    for row, counted in zip(tokens, mask, strict=True):
-        text, answer = tokenizer.decode(row), tokenizer.decode(row[counted])
-        assert answer[0] == " "
-        assert answer[1:].isdigit()
-        assert len(answer) == 8
-        end = int(np.flatnonzero(counted)[-1]) + 1
-        prompt, rest = text[: end - len(answer)], text[end:]
-        assert prompt.count(answer[1:]) == 1
-        assert rest == ("\n" + prompt)[: len(rest)]
-        assert len(rest) < 200, "as much haystack as fits"
-    ends = [int(np.flatnonzero(row)[-1]) for row in mask[[2, 0]]]
-    assert [int(np.flatnonzero(row)[-1]) for row in everything] == ends
-    assert [int(row.sum()) for row in everything] == ends
-    sample = task.samples([0], context, tokenizer, 5)[0]
-    assert sample.answers[0] not in tokenizer.decode(tokens[0]), "other draws than those that are evaluated"
-
-
-def test_a_row_too_short_for_a_needle_says_what_it_takes() -> None:
-    task = make_tasks(["niah_single_1"])[0]
-    with pytest.raises(
-        InputError, match=r"a context length of at least (\d+) tokens.*got 256.*longer tokens"
-    ) as failure:
-        TaskRows([task], ByteTokenizer(), 256, 1, 0)
-    least = int(failure.value.expected.split("at least ")[1].split()[0])
-    TaskRows([task], ByteTokenizer(), least, 1, 0).next_batch()
 
 
 def test_a_task_without_rows_is_refused(unchecked: None) -> None:

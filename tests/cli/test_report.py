@@ -45,7 +45,7 @@ def test_folder_that_is_no_run(lengthwise, tmp_path: Path) -> None:
     done = lengthwise("report", str(tmp_path))
     assert done.code == 2
     assert done.part("expected") == "a run folder with a readable manifest.json"
-    assert done.part("try") == "give the folder that a measure, extend, train or demo run wrote"
+    assert done.part("try") == "give the folder that a measure, extend, train, demo or eval run wrote"
 
 
 def test_misspelled_option(lengthwise, extended: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import altair as alt
 
@@ -61,6 +61,7 @@ class Missing:
     reason: str
 
 
+@runtime_checkable
 class Named(Protocol):
     """A model or run that is drawn under its name."""
 

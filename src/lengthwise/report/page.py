@@ -74,7 +74,7 @@ class _Shown:
     """What the page's script is given: chart specifications, texts of tables, single samples, each by its element."""
 
     specs: dict[str, Any]
-    exports: dict[str, dict[str, str]]
+    exports: dict[str, list[tuple[str, str]]]
     browsers: dict[str, Any]
     samples: int | None
 
@@ -103,8 +103,8 @@ def _variables() -> str:
 
 def _sign(sign: Sign, glyph: bool) -> dict[str, Any]:
     """A sign as the template draws it."""
-    dashed = sign.dash != theme.SOLID
-    return {"name": sign.name, "colour": sign.colour[1:], "dashed": dashed, "glyph": sign.glyph if glyph else ""}
+    style = "" if sign.dash == theme.SOLID else " dotted" if sign.dash == theme.DOTTED else " dashed"
+    return {"name": sign.name, "colour": sign.colour[1:], "style": style, "glyph": sign.glyph if glyph else ""}
 
 
 def _group(group: Group, index: int, shown: _Shown) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _group(group: Group, index: int, shown: _Shown) -> dict[str, Any]:
                 "name": model.name.split(" (")[0] if model.role in theme.DASHES else model.name,
                 "detail": model.name.partition(" (")[2].rstrip(")") if model.role in theme.DASHES else "",
                 "colour": theme.colour_token(model.role, place)[1:],
-                "dashed": theme.dash(model.role, place) != theme.SOLID,
+                "style": "" if theme.dash(model.role, place) == theme.SOLID else " dashed",
                 "glyph": "",
             }
             for place, model in enumerate(group.models)
@@ -156,7 +156,7 @@ def _eval_group(group: EvalGroup, index: int, shown: _Shown) -> dict[str, Any]:
                 "name": model.name,
                 "detail": "",
                 "colour": theme.colour_token(model.role, place)[1:],
-                "dashed": theme.dash(model.role, place) != theme.SOLID,
+                "style": "" if theme.dash(model.role, place) == theme.SOLID else " dashed",
                 "glyph": "",
             }
             for place, model in enumerate(group.models)
@@ -189,7 +189,7 @@ def _section(
 def _table(table: Table, index: int, shown: _Shown) -> dict[str, Any]:
     """A table for the template; its Markdown, LaTeX and CSV for the script."""
     name = f"g{index}-table-{table.key}"
-    shown.exports[name] = {"Markdown": table.markdown(), "LaTeX": table.latex(), "CSV": table.csv()}
+    shown.exports[name] = [("Markdown", table.markdown()), ("LaTeX", table.latex()), ("CSV", table.csv())]
     return {
         "id": name,
         "title": table.title,
@@ -197,6 +197,7 @@ def _table(table: Table, index: int, shown: _Shown) -> dict[str, Any]:
         "columns": table.columns,
         "rows": table.cells(),
         "quiet": table.quiet,
+        "textual": table.textual,
         "folded": len(table.rows) > LONG,
     }
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | runs | a run folder | all |
 | cells | a task at a length: mean, interval, counts | eval |
-| samples | an answer, read from samples.jsonl as the query needs it | eval |
+| samples | an answer, read from samples.jsonl as the query needs it; a failed one has score 0 | eval |
 | positions | a bin of positions: perplexity and its interval | measure |
 
 DuckDB is the extra `sql`; it is imported when a query is made.
@@ -85,8 +85,14 @@ SAMPLES = {
     "scorer": "VARCHAR",
     "scores": "MAP(VARCHAR, DOUBLE)",
 }
-"""Columns of the tables; that of a run comes first in `samples` as well."""
-TABLES = {"runs": RUNS, "cells": CELLS, "samples": {"run": "VARCHAR", **SAMPLES}, "positions": POSITIONS}
+"""Keys of a line of samples.jsonl, and their types."""
+TABLES = {
+    "runs": RUNS,
+    "cells": CELLS,
+    "samples": {"run": "VARCHAR", **SAMPLES, "failed": "BOOLEAN"},
+    "positions": POSITIONS,
+}
+"""Columns of the tables."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,8 @@ def _select(name: str, files: list[str]) -> str:
     read = f"read_json([{', '.join(map(_quoted, files))}], format = 'newline_delimited', columns = {{{columns}}}, "
     read += "ignore_errors = true, maximum_object_size = 268435456)"
     once = f"SELECT DISTINCT ON (id) * FROM {read} WHERE id IS NOT NULL" if len(files) > 1 else f"SELECT * FROM {read}"
-    return f"SELECT {_quoted(name)} AS run, * FROM ({once}) WHERE id IS NOT NULL"
+    counted = "* REPLACE (coalesce(score, 0) AS score), score IS NULL AS failed"
+    return f"SELECT {_quoted(name)} AS run, {counted} FROM ({once}) WHERE id IS NOT NULL"
 
 
 def _run_row(run: RunFolder, name: str) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ class Estimate:
         low, high: ends of the interval; None where it is unknown.
         note: what a reader has to know of it, e.g. how many samples failed.
         mark: underlined, as the paper does at the training length.
+        signed: a difference, shown with its sign.
     """
 
     value: float | None
@@ -27,11 +29,20 @@ class Estimate:
     high: float | None
     note: str = ""
     mark: bool = False
+    signed: bool = False
 
     @property
     def interval(self) -> str:
         """The interval in words; empty where it is unknown."""
-        return "" if self.low is None or self.high is None else f"{self.low:.1f} to {self.high:.1f}"
+        return "" if self.low is None or self.high is None else f"{self._text(self.low)} to {self._text(self.high)}"
+
+    @property
+    def number(self) -> str:
+        """The mean in words; a dash where it is unknown."""
+        return "–" if self.value is None else self._text(self.value)
+
+    def _text(self, value: float) -> str:
+        return words.signed(value, 1) if self.signed else f"{value:.1f}"
 
 
 Value = str | int | float | Estimate | None
@@ -73,8 +84,22 @@ class Table:
         return [[show(value) for value in row] for row in self.rows]
 
     def cells(self) -> list[list[Cell]]:
-        """The rows for the page: intervals and notes as smaller lines below their number."""
-        return [[_cell(value) for value in row] for row in self.rows]
+        """The rows for the page: intervals and notes as smaller lines below their number, a name that is that of the
+        row above left out."""
+        rows = [[_cell(value) for value in row] for row in self.rows]
+        for above, row in reversed(list(itertools.pairwise(rows))):
+            if row[0] == above[0] and len(row) > 2:
+                row[0] = Cell("")
+        return rows
+
+    @property
+    def textual(self) -> frozenset[int]:
+        """Columns that hold words rather than numbers."""
+        return frozenset(
+            place
+            for place in range(len(self.columns))
+            if any(isinstance(row[place], str) and not str(row[place])[:1].isdigit() for row in self.rows)
+        )
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown, under its title."""
@@ -115,8 +140,9 @@ def show(value: Value) -> str:
     if value is None:
         return "–"
     if isinstance(value, Estimate):
-        number = "–" if value.value is None else f"{value.value:.1f}"
-        return " ".join(part for part in (number, f"({value.interval})" if value.interval else "", value.note) if part)
+        return " ".join(
+            part for part in (value.number, f"({value.interval})" if value.interval else "", value.note) if part
+        )
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
@@ -128,8 +154,7 @@ def show(value: Value) -> str:
 def _cell(value: Value) -> Cell:
     if not isinstance(value, Estimate):
         return Cell(show(value))
-    text = "–" if value.value is None else f"{value.value:.1f}"
-    return Cell(text, "\n".join(part for part in (value.interval, value.note) if part), mark=value.mark)
+    return Cell(value.number, "\n".join(part for part in (value.interval, value.note) if part), mark=value.mark)
 
 
 def _ends(value: Value) -> tuple[Value, Value, Value]:

@@ -69,15 +69,15 @@
     area.readOnly = true;
     area.hidden = true;
     area.setAttribute("aria-label", "the table as text");
-    for (const kind of Object.keys(texts)) {
+    for (const [kind, text] of texts) {
       const choice = element("button", "", kind);
       choice.type = "button";
       choice.addEventListener("click", () => {
         const close = !area.hidden && area.dataset.kind === kind;
         area.hidden = close;
         area.dataset.kind = kind;
-        area.value = texts[kind];
-        area.rows = Math.min(texts[kind].split("\n").length, 14);
+        area.value = text;
+        area.rows = Math.min(text.split("\n").length, 14);
         if (!close) area.select();
       });
       place.append(choice);

@@ -9,23 +9,30 @@ import altair as alt
 
 from lengthwise.evaluate.statistics import Mean, mean_score
 from lengthwise.report import _marks as marks
+from lengthwise.report import theme
 from lengthwise.report._marks import Chart, Missing, Row, Sign
 from lengthwise.report.evals import names
 from lengthwise.report.evals.published import MEAN, Published
 from lengthwise.report.evals.records import EvalGroup, Evaluated
-from lengthwise.report.evals.tables import fixed_depths
+from lengthwise.report.evals.tables import fixed_depths, needle_formats
 
 SMALL_HEIGHT = 150
 MAX_SMALL = 30
 """Most charts of single tasks; beyond that only the tables have them."""
+MAX_MAPS = 12
+"""Most heat maps of single formats."""
 BINS = 5
 """Bands of depth where it was drawn at random."""
-DOTTED = (2, 3)
 
 
 def all_charts(group: EvalGroup) -> dict[str, list[Chart | Missing]]:
     """Every chart of a group by section, in the order of the page."""
-    return {"length": [mean(group)], "tasks": tasks(group), "depth": depth_maps(group)}
+    return {
+        "length": [mean(group)],
+        "tasks": tasks(group),
+        "depth": depth_maps(group),
+        "formats": format_maps(group),
+    }
 
 
 def mean(group: EvalGroup) -> Chart | Missing:
@@ -37,8 +44,9 @@ def mean(group: EvalGroup) -> Chart | Missing:
     if isinstance(chart, Missing):
         return chart
     bands = "bands are 95 % intervals" + (", dotted lines published figures" if _any_published(chart) else "")
-    reads = "a model that reads on keeps its height to the right of the dashed line; "
-    return replace(chart, caption=f"Higher is better: {reads if group.context else ''}{bands}.")
+    inside = group.context is not None and group.lengths[0] <= group.context < group.lengths[-1]
+    reads = "a model that reads on keeps its height to the right of the dashed line; " if inside else ""
+    return replace(chart, caption=f"Higher is better: {reads}{bands}.")
 
 
 def tasks(group: EvalGroup) -> list[Chart | Missing]:
@@ -60,7 +68,7 @@ def tasks(group: EvalGroup) -> list[Chart | Missing]:
 
 
 def _any_published(chart: Chart) -> bool:
-    return any(sign.dash == DOTTED for sign in chart.legend)
+    return any(sign.dash == theme.DOTTED for sign in chart.legend)
 
 
 def _lines(
@@ -102,6 +110,8 @@ def _lines(
     x = alt.X("x:Q", title="length in tokens", scale=scale, axis=axis)
     # Tasks that a model fails altogether would lie on the axis line, half of their stroke cut off.
     domain = [-2.0, 102.0]
+    if not small and group.context is not None:
+        domain[1] = 114.0  # room for the name of the training length above the lines
 
     def y(field: str = "y") -> alt.Y:
         scale = alt.Scale(domain=domain, nice=False, zero=False)
@@ -120,12 +130,12 @@ def _lines(
     colour = marks.colour_scale(drawn)
     points = alt.Chart(marks.table(rows)).mark_circle(size=24 if small else 44, opacity=1, tooltip=None)
     layers: list[alt.Chart] = [
-        *(marks.beyond(group.context, start, end) if group.context is not None and group.context > start else []),
+        *_training_length(group.context, start, end),
         *marks.lines(rows, drawn, x, y, tooltip, band=True),
         points.encode(x=x, y=y(), color=alt.Color("name:N", scale=colour, legend=None)),
     ]
     if printed:
-        dotted = alt.Chart(marks.table(printed)).mark_line(strokeDash=list(DOTTED), clip=True)
+        dotted = alt.Chart(marks.table(printed)).mark_line(strokeDash=list(theme.DOTTED), clip=True)
         colours = marks.colour_scale(printed_signs)
         layers.append(dotted.encode(x=x, y=y(), color=alt.Color("name:N", scale=colours, legend=None)))
     if small:
@@ -137,6 +147,29 @@ def _lines(
     chart = alt.layer(*layers).resolve_scale(color="independent")
     spec = marks.specification(chart, f"{title}: score by length", SMALL_HEIGHT if small else marks.HEIGHT)
     return Chart(key, title, "", spec, small=small, legend=[*drawn, *printed_signs])
+
+
+def _training_length(context: int | None, start: float, end: float) -> list[alt.Chart]:
+    """The mark of the training length; where it lies off the axis, in which direction."""
+    if context is None:
+        return []
+    if start < context < end:
+        return marks.beyond(context, start, end)
+    before = context <= start
+    text = f"← training length {context:,}" if before else f"training length {context:,} →"
+    place = start if before else end
+    base = alt.Chart(marks.table([{"x": start, "x2": end, "place": place, "text": text}]))
+    label = base.mark_text(
+        align="left" if before else "right",
+        baseline="top",
+        dx=6 if before else -6,
+        dy=5,
+        color="@soft",
+        fontSize=12,
+        tooltip=None,
+    ).encode(x="place:Q", y=alt.value(0), text="text:N")
+    tint = base.mark_rect(color="@beyond", opacity=0.4, tooltip=None).encode(x="x:Q", x2="x2:Q")
+    return [tint, label] if before else [label]
 
 
 def _printed(group: EvalGroup, drawn: Sequence[Sign], task: str | None) -> tuple[list[Row], list[Sign]]:
@@ -153,7 +186,7 @@ def _printed(group: EvalGroup, drawn: Sequence[Sign], task: str | None) -> tuple
         mine = [{"name": name, "x": length, "y": value} for length, value in values if value is not None]
         if mine:
             rows += mine
-            signs.append(replace(by_name[model.name], name=name, dash=DOTTED))
+            signs.append(replace(by_name[model.name], name=name, dash=theme.DOTTED))
     return rows, signs
 
 
@@ -175,6 +208,25 @@ def depth_maps(group: EvalGroup) -> list[Chart | Missing]:
     for label in _drawn_labels(group):
         for model in group.models:
             charts += _map(group, model, *_drawn(model, label), len(charts))
+    return charts
+
+
+def format_maps(group: EvalGroup) -> list[Chart | Missing]:
+    """The same maps for each format of one needle; none where there is one format, or too many to look at."""
+    formats = {label: row for label, row in needle_formats(group).items() if len(row) > 1}
+    if not 2 <= len(formats) * len(group.models) <= MAX_MAPS or len(formats) < 2:
+        return []
+    charts: list[Chart | Missing] = []
+    for label, depths in formats.items():
+        for model in group.models:
+            rows = [
+                _cell(length, f"{depth:g} %", model.cells[task, length])
+                for depth, task in sorted(depths.items())
+                for length in model.lengths
+                if (task, length) in model.cells
+            ]
+            order = [f"{depth:g} %" for depth in sorted(depths)]
+            charts += _map(group, model, label, rows, order, len(charts), key="format")
     return charts
 
 
@@ -228,7 +280,13 @@ def _cell(length: int, depth: str, found: Mean) -> Row:
 
 
 def _map(
-    group: EvalGroup, model: Evaluated, title: str, rows: list[Row], depths: list[str], number: int
+    group: EvalGroup,
+    model: Evaluated,
+    title: str,
+    rows: list[Row],
+    depths: list[str],
+    number: int,
+    key: str = "depth",
 ) -> list[Chart | Missing]:
     if not rows:
         return []
@@ -257,11 +315,11 @@ def _map(
             layers.append(letters.encode(x=x, y=y, text="text:N"))
     text = title if len(group.models) == 1 else f"{model.name}: {title}"
     caption = ""
-    if number == 0:
+    if number == 0 and key == "depth":
         caption = (
             "Score in percent by the place of what is asked for (0 % is the beginning of the prompt) and the length of "
             "the prompt; the stronger the colour, the better."
         )
     height = max(24 * len(depths), 90)
     spec = marks.specification(alt.layer(*layers), f"{text}: score by depth and length", height)
-    return [Chart(f"depth-{number + 1}", text, caption, spec, small=True, ramp=100.0, ramp_title="score in percent:")]
+    return [Chart(f"{key}-{number + 1}", text, caption, spec, small=True, ramp=100.0, ramp_title="score in percent:")]

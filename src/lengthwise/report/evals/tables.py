@@ -17,8 +17,7 @@ from lengthwise.report.words import count, plural
 
 WIDE = 10
 """Most columns of a grid of formats and depths before the formats become rows."""
-PUBLISHED = f"published ({SOURCE})"
-_UNDERLINED = "Underlined: the length the model was trained on."
+PUBLISHED = "published"
 
 
 def estimate(mean: Mean | None, planned: int | None = None, *, mark: bool = False) -> Estimate | None:
@@ -53,14 +52,15 @@ def board(group: EvalGroup) -> tuple[Row, ...]:
     rows = [Row(f"Mean score at {first:,} tokens", tuple(score(model, first) for model in group.models))]
     if last != first:
         rows.append(Row(f"Mean score at {last:,} tokens", tuple(score(model, last) for model in group.models)))
-        question = f"Effective length: keeps {OWN_SHARE:.0%} of its own score at its shortest length up to"
-        rows.append(
-            Row(question.replace("%", " %"), tuple(effective(model.by_own_share, model) for model in group.models))
-        )
+        question = f"Effective length: keeps {100 * OWN_SHARE:g}\u00a0% of its own score at its shortest length up to"
+        rows.append(Row(question, tuple(effective(model.by_own_share, model) for model in group.models)))
     if group.has_ruler:
         cells = (effective(m.by_threshold, m) if m.ruler else Cell("not all 13 tasks") for m in group.models)
         rows.append(
-            Row(f"Effective length by RULER: mean of 13 tasks at least {100 * RULER_THRESHOLD:g} % up to", (*cells,))
+            Row(
+                f"Effective length by RULER: mean of 13 tasks at least {100 * RULER_THRESHOLD:g}\u00a0% up to",
+                (*cells,),
+            )
         )
     failed = (Cell(f"{model.failures:,}", f"of {_answers(model):,}") for model in group.models)
     rows.append(Row("Samples that failed (they count as 0)", (*failed,)))
@@ -104,10 +104,16 @@ def _published_note(group: EvalGroup) -> str:
         return ""
     loose = [model.name for model in with_them if model.published is not None and not model.published.exact]
     own = [model.name for model in with_them if model.own_wording]
-    parts = ["Published: 250 samples a cell, no interval given, RULER's code of mid-2024."]
+    parts = [f"Published: {SOURCE}, 250 samples a cell, without intervals, RULER's code of mid-2024."]
     parts += [f"Our prompts have our own wording ({', '.join(own)})."] if own else []
     parts += [f"Matched by the name alone: {', '.join(loose)}."] if loose else []
     return " ".join(parts)
+
+
+def _underlined(rows: Sequence[Sequence[Value]]) -> str:
+    """What an underlined number means, where there is one."""
+    marked = any(isinstance(value, Estimate) and value.mark for row in rows for value in row)
+    return "Underlined: the length the model was trained on." if marked else ""
 
 
 def _caption(*parts: str) -> str:
@@ -130,7 +136,9 @@ def _means(group: EvalGroup) -> Table:
                 rows.append((PUBLISHED, *values))
     what = "RULER: mean of the thirteen tasks" if ruler else f"Mean of {plural(len(group.tasks), 'task')}"
     caption = _caption(
-        "Percent, every task counting alike, with 95 % intervals.", _UNDERLINED, _published_note(group) if quiet else ""
+        "Percent, every task counting alike, with 95 % intervals.",
+        _underlined(rows),
+        _published_note(group) if quiet else "",
     )
     columns = ("model", *map(count, group.lengths))
     return Table("mean", f"{what} by length", caption, columns, tuple(rows), frozenset(quiet))
@@ -175,7 +183,7 @@ def _tasks(group: EvalGroup) -> Table:
     caption = _caption(
         "Percent with 95 % intervals (Wilson's for right and wrong, bootstrap otherwise).",
         "Tasks that differ in depth alone are averaged." if merged else "",
-        _UNDERLINED,
+        _underlined(rows),
         _published_note(group) if quiet else "",
     )
     columns = ("task", *(["model"] if several else []), *map(count, group.lengths))
@@ -208,6 +216,16 @@ def fixed_depths(group: EvalGroup) -> dict[str, dict[float, list[str]]]:
     return found
 
 
+def needle_formats(group: EvalGroup) -> dict[str, dict[float, str]]:
+    """Tasks of one needle with a fixed depth: by format, then by depth."""
+    grid: dict[str, dict[float, str]] = {}
+    for task in group.tasks:
+        depth = names.fixed_depth(task)
+        if depth is not None and names.split(task)[0] == "niah_grid":
+            grid.setdefault(names.label(task), {})[depth] = task
+    return grid
+
+
 def _format_title(family: str, formats: set[str]) -> str:
     if len(formats) == 1:
         return next(iter(formats))
@@ -237,10 +255,8 @@ def _depths(group: EvalGroup) -> list[Table | None]:
                     continue
                 values = [model.published.score(paper, length, depth) for depth in depths]
                 if any(value is not None for value in values):
-                    known = [value for value in values if value is not None]
-                    whole = round(sum(known) / len(known), 2) if len(known) == len(values) else None
                     quiet.add(len(rows))
-                    rows.append((f"{length:,}", PUBLISHED, *values, whole))
+                    rows.append((f"{length:,}", PUBLISHED, *values, None))
         columns = ("length", "model", *(f"{depth:g} %" for depth in depths), "mean")
         caption = _caption(
             "Percent by the place of what is asked for: 0 % is the beginning of the prompt, 100 % its end.",
@@ -253,11 +269,7 @@ def _depths(group: EvalGroup) -> list[Table | None]:
 
 def _formats(group: EvalGroup) -> Table | None:
     """The grid of formats and depths at every length: Table 4 of the paper."""
-    grid: dict[str, dict[float, str]] = {}
-    for task in group.tasks:
-        depth = names.fixed_depth(task)
-        if depth is not None and names.split(task)[0] == "niah_grid":
-            grid.setdefault(names.label(task), {})[depth] = task
+    grid = needle_formats(group)
     if len(grid) < 2:
         return None
     depths = sorted({depth for row in grid.values() for depth in row})
@@ -300,7 +312,7 @@ def _paired(group: EvalGroup, *, by_task: bool) -> Table | None:
     for found in paired.differences(group, by_task=by_task):
         delta = found.difference
         low, high = (None if end is None else 100 * end for end in (delta.low, delta.high))
-        value = None if delta.value is None else Estimate(100 * delta.value, low, high)
+        value = None if delta.value is None else Estimate(100 * delta.value, low, high, signed=True)
         head = (found.label,) if by_task else ()
         rows.append(
             (found.name, *head, f"{found.length:,}", value, delta.count, delta.better, delta.worse, delta.p_value)

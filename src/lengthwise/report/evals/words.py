@@ -39,8 +39,9 @@ def _headline(group: EvalGroup) -> str:
     model = group.models[0]
     first, last = model.lengths[0], model.lengths[-1]
     if not _score(model, first):
-        beyond = "" if all(not _score(model, length) for length in model.lengths) else ", though not at every length"
-        return f"Scores nothing at {first:,} tokens{beyond}"
+        if first != last and not any(_score(model, length) for length in model.lengths):
+            return f"Scores nothing at any length from {first:,} to {last:,} tokens"
+        return f"Scores nothing at {first:,} tokens" + (", more at greater lengths" if first != last else "")
     if first == last:
         return f"Scores {_percent(_score(model, first))} at {first:,} tokens"
     kept = model.by_own_share

@@ -175,7 +175,7 @@ def test_means_survive_the_loss_of_the_answers(tmp_path: Path) -> None:
 
 
 def test_the_table_of_published_figures_is_consistent() -> None:
-    """Every Table 1 figure is the mean of the thirteen tables of tasks; Tables 2 and 3 are the mean of three formats."""
+    """Table 1 is the mean of the thirteen tables of tasks, Table 2 that of the three formats of Table 4."""
     for name in published.MODELS:
         repository = published.MODELS[name].repositories[0]
         found = published.published_for(repository)
@@ -193,7 +193,8 @@ def test_the_table_of_published_figures_is_consistent() -> None:
         assert None not in depths
         for depth in (0.0, 50.0, 100.0):
             formats = [found.score(form, found.context, depth) for form in names.FORMATS.values()]
-            if None not in formats:
+            # The paper's own slip: Table 2 prints 37.2 there, the formats of Table 4 give 44.53.
+            if None not in formats and (name, depth) != ("M2A", 100.0):
                 mean = sum(score or 0 for score in formats) / 3
                 assert found.score(published.FORMATS_MEAN, found.context, depth) == pytest.approx(mean, abs=0.011)
 

@@ -19,7 +19,7 @@ from lengthwise.measure.config import MeasureConfig
 from lengthwise.measure.remembrance import TOKENS_PER_FORWARD as REMEMBRANCE_TOKENS
 from lengthwise.measure.remembrance import remembrance_starts
 from lengthwise.measure.restart import default_stride, windows
-from lengthwise.measure.run import offered, resolve
+from lengthwise.measure.run import offered, plan_attention, resolve
 from lengthwise.models.config import (
     AttentionConfig,
     GLAConfig,
@@ -144,6 +144,9 @@ def measure_plan(config: MeasureConfig) -> dict[str, Any]:
         "remembrance": {"remembrance"},
     }
     memory, state_bytes = _measure_memory(opened, full, len(starts))
+    attention = plan_attention(full, opened)
+    if attention is not None:
+        memory["keys and values"] = attention["bytes_of_largest_batch"]
     return {
         "model": config.model,
         "engine": opened.engine,

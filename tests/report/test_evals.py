@@ -115,7 +115,9 @@ def test_lengths_that_lack_tasks_do_not_count_for_the_effective_length(tmp_path:
     for task, length in (("vt", 1024), ("cwe", 1024), ("vt", 2048), ("cwe", 2048), ("vt", 4096)):
         for index in range(12):
             run.append_sample(record(task, length, index, reach=4096))
-    assert group_of(tmp_path / "run").models[0].by_own_share == 2048
+    group = group_of(tmp_path / "run")
+    assert group.models[0].by_own_share == 2048
+    assert group.notes[1] == "'mamba2-2.7b' lacks tasks at 4,096 tokens: the means there are over fewer."
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
@@ -437,14 +439,15 @@ def test_a_map_for_each_format(folder: Path) -> None:
     assert found == list(names.FORMATS.values())
 
 
-def test_every_chart_is_valid_vega_lite(pair: EvalGroup, folder: Path) -> None:
+def test_every_kind_of_chart_is_valid_vega_lite(pair: EvalGroup, folder: Path) -> None:
     import altair as alt
 
-    for group in (pair, group_of(folder / "grid")):
-        for section in charts.all_charts(group).values():
-            for chart in section:
-                assert isinstance(chart, charts.Chart)
-                alt.LayerChart.from_dict({**chart.spec, "width": 300})
+    found = {chart.key.partition("-")[0]: chart for section in charts.all_charts(pair).values() for chart in section}
+    found |= {chart.key.partition("-")[0]: chart for chart in charts.format_maps(group_of(folder / "grid"))}
+    assert set(found) == {"mean", "task", "depth", "format"}
+    for chart in found.values():
+        assert isinstance(chart, charts.Chart)
+        alt.LayerChart.from_dict({**chart.spec, "width": 300})
 
 
 # Names

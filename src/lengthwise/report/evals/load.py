@@ -93,6 +93,11 @@ def _evaluated(run: RunFolder, name: str, notes: list[str]) -> Evaluated:
         total = _total(run, planned)
         of = f" of {total:,}" if total else ""
         notes.append(f"'{name}' {state}: partial results, from {len(samples):,}{of} answers.")
+        tasks = {task for task, _ in cells}
+        short = sorted(n for n in {n for _, n in cells} if not all((task, n) in cells for task in tasks))
+        if short:
+            shown = ", ".join(f"{length:,}" for length in short)
+            notes.append(f"'{name}' lacks tasks at {shown} tokens: the means there are over fewer.")
     failures = found.integer("failures") or 0
     if failures:
         count = found.integer("num_records") or len(samples)
@@ -104,8 +109,7 @@ def _evaluated(run: RunFolder, name: str, notes: list[str]) -> Evaluated:
     own = effective.integer("by_own_share") if effective else None
     if not complete:
         # Lengths that lack tasks have a mean over others: only those with all of them can be compared.
-        tasks = {task for task, _ in cells}
-        whole = {n: mean[n].value for n in mean if all((task, n) in cells for task in tasks)}
+        whole = {n: mean[n].value for n in mean if n not in short}
         base = whole[min(whole)] if whole else None
         own = effective_length(whole, OWN_SHARE * base) if base else None
     ruler = found.part("ruler_mean")

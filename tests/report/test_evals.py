@@ -120,6 +120,12 @@ def test_lengths_that_lack_tasks_do_not_count_for_the_effective_length(tmp_path:
     assert group.notes[1] == "'mamba2-2.7b' lacks tasks at 4,096 tokens: the means there are over fewer."
 
 
+def test_runs_of_other_tasks_are_not_compared_by_their_means(folder: Path) -> None:
+    notes = group_of(folder / "ruler", folder / "grid").notes
+    assert "do not have the same tasks: their means are over different ones" in notes[-1]
+    assert not any("same tasks" in note for note in group_of(folder / "ruler", folder / "other").notes)
+
+
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     write_eval(tmp_path / "run", tasks=("vt",), keep=20)
     file = tmp_path / "run" / "samples.jsonl"

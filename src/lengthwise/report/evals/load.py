@@ -37,6 +37,8 @@ def load_evals(runs: Sequence[RunFolder], labels: Sequence[str]) -> EvalGroup:
     if len(contexts) > 1:
         shown = ", ".join(f"{context:,}" for context in sorted(contexts))
         notes.append(f"These models were trained with different lengths ({shown}); the charts mark the shortest.")
+    if len({frozenset(model.tasks) for model in models}) > 1:
+        notes.append("These runs do not have the same tasks: their means are over different ones, so compare by task.")
     return EvalGroup(
         title=", ".join(labels),
         models=models,

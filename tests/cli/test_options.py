@@ -14,8 +14,8 @@ GOLDEN = {
     ),
     "measure": (
         measure.Options,
-        "engine data length num-sequences windows-per-document metrics context-length tokenizer chunk batch-size seed "
-        "device label config out resume dry-run json",
+        "engine data length num-sequences windows-per-document metrics context-length tokenizer chunk batch-size "
+        "attention-budget memory-limit seed device label config out resume dry-run json",
     ),
     "extend": (
         extend.Options,

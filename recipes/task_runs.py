@@ -139,6 +139,10 @@ RUNS: dict[str, TrainConfig] = {
         min_lr=2e-4,
     ),
     "passkey/transformer": replace(TASKS, init_from="runs/passkey/transformer-middle/train/checkpoint", peak_lr=2e-3),
+    # It had not learned the task by then.
+    "passkey/transformer-more": replace(
+        TASKS, init_from="runs/passkey/transformer/train/checkpoint", steps=400, peak_lr=2e-3, seed=1
+    ),
     "passkey/mamba2-control": _more("zero"),
     "passkey/mamba2-fitted-noise": _more("fitted-noise"),
     "passkey/mamba2-state-passing": _more("state-passing"),
@@ -158,7 +162,7 @@ LABELS = {
     "passkey/mamba2-control": "plain + 100 steps plain",
     "passkey/mamba2-fitted-noise": "plain + 100 fitted noise",
     "passkey/mamba2-state-passing": "plain + 100 State Passing",
-    "passkey/transformer": "Transformer",
+    "passkey/transformer-more": "Transformer",
 }
 DEPTHS = (10, 30, 50, 70, 90)
 LENGTHS = {

@@ -23,6 +23,7 @@ from typing import Any
 
 from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.evaluate.config import EvalConfig
+from lengthwise.evaluate.statistics import Difference
 from lengthwise.interventions import InterventionConfig
 from lengthwise.models import Mamba2Config, ModelConfig
 from lengthwise.models.config import AttentionConfig, GatedMLPConfig
@@ -60,10 +61,11 @@ SHORT = TrainConfig(
     min_lr=4e-4,
     checkpoint_every=50,
 )
+TASKS_LENGTH = 256
 TASKS = TrainConfig(
     init_from="runs/passkey/mamba2-short/train/checkpoint",
     tasks=("passkey", "niah_grid:haystack=line"),
-    context_length=256,
+    context_length=TASKS_LENGTH,
     batch_size=16,
     steps=250,
     peak_lr=3e-3,
@@ -151,6 +153,11 @@ RUNS: dict[str, TrainConfig] = {
     "passkey/mamba2-passing-from-start": replace(TASKS, intervention=_intervention("state-passing")),
     **{f"copying/short-{seed}": replace(COPY_SHORT, seed=seed) for seed in SEEDS},
     **{f"copying/{kind}-{seed}": _copy(kind, seed) for seed in SEEDS for kind in COPY_KINDS},
+    # Does State Passing only need more steps? One seed, as many again.
+    **{
+        f"copying/more-{kind}-0": replace(_copy(kind, 10), init_from=f"runs/copying/{kind}-0/train/checkpoint")
+        for kind in COPY_KINDS
+    },
 }
 
 # Evaluation. Rows end with the key, so nothing teaches a model to stop: the budget is what a right answer takes.
@@ -279,6 +286,25 @@ def by_length(records: Sequence[dict[str, Any]]) -> dict[str, dict[int, tuple[fl
     return table
 
 
+def against_plain(kind: str) -> Iterator[tuple[str, Difference]]:
+    """Each intervention minus its control on the questions of more than 256 tokens, pair by pair."""
+    from lengthwise.evaluate.statistics import paired_difference
+    from lengthwise.runs import RunFolder
+
+    def scores(name: str) -> dict[str, float | None]:
+        found = RunFolder.open(OUT / name / f"eval-{kind}").read_samples()
+        return {record["id"]: record["score"] for record in found if record["length"] > TASKS_LENGTH}
+
+    for name, control in (
+        ("passkey/mamba2-noise-from-start", "passkey/mamba2"),
+        ("passkey/mamba2-passing-from-start", "passkey/mamba2"),
+        ("passkey/mamba2-control", "passkey/mamba2"),
+        ("passkey/mamba2-fitted-noise", "passkey/mamba2-control"),
+        ("passkey/mamba2-state-passing", "passkey/mamba2-control"),
+    ):
+        yield f"{LABELS[name]} | {LABELS[control]}", paired_difference(scores(name), scores(control))
+
+
 def heat_maps(records: Sequence[dict[str, Any]], title: str) -> dict[str, Any]:
     """A Vega-Lite picture: depth by length, one map for each model."""
     values = [{**record, "model": LABELS[record["run"]]} for record in records]
@@ -287,13 +313,14 @@ def heat_maps(records: Sequence[dict[str, Any]], title: str) -> dict[str, Any]:
         "y": {"field": "depth", "type": "ordinal", "title": "depth of the key, %"},
     }
     score = {"field": "value", "type": "quantitative"}
-    colours = {"scale": {"domain": [0, 1], "scheme": "blues"}, "title": "right"}
+    colours = {"scale": {"domain": [0, 1], "range": ["#f7f5f0", "#1f64b0"]}, "title": "right"}
     return {
         "title": title,
         "data": {"values": values},
-        "facet": {"column": {"field": "model", "sort": list(LABELS.values()), "title": None}},
+        "facet": {"field": "model", "sort": list(LABELS.values()), "title": None, "type": "nominal"},
+        "columns": 4,
         "spec": {
-            "width": 168,
+            "width": 154,
             "height": 105,
             "layer": [
                 {"mark": "rect", "encoding": {**grid, "color": {**score, **colours}}},
@@ -328,6 +355,12 @@ def show() -> None:
         for run, row in table.items():
             shown = [f"{row[n][0]:.2f} ({row[n][1]:.2f}-{row[n][2]:.2f})" for n in lengths]
             print(f"| {LABELS[run]} |", " | ".join(shown), "|")
+        print(
+            f"\n{kind}: beyond {TASKS_LENGTH} tokens, pair by pair\n\n| model | minus | difference | p |\n|---|---|---|---|"
+        )
+        for names, found in against_plain(kind):
+            p_value = "" if found.p_value is None else f"{found.p_value:.2g}"
+            print(f"| {names} | {found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}) | {p_value} |")
     spec = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "vconcat": maps, "background": "#ffffff"}
     (IMAGES / "passkey-run.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2.0))
     copying = [
@@ -357,14 +390,14 @@ def _print_copying(records: Sequence[dict[str, Any]]) -> None:
     print("| rule | model |", " | ".join(f"{(length - 3) // 2}" for length in lengths), "|")
     print("|---" * (len(lengths) + 2) + "|")
     for rule in dict.fromkeys(record["rule"] for record in records):
-        for kind in COPY_KINDS:
+        for kind in (*COPY_KINDS, *(f"more-{kind}" for kind in COPY_KINDS)):
             shown = []
             for length in lengths:
                 found = [
                     record["value"]
                     for record in records
                     if (record["rule"], record["length"]) == (rule, length)
-                    and record["run"].startswith(f"copying/{kind}")
+                    and record["run"].startswith(f"copying/{kind}-")
                 ]
                 spread = f" +- {statistics.stdev(found):.3f}" if len(found) > 1 else ""
                 shown.append(f"{statistics.mean(found):.3f}{spread}" if found else "")

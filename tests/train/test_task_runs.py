@@ -1,4 +1,4 @@
-"""`recipes/task_runs.py`: every run can be made, and its tables and picture say what the evaluations found."""
+"""The runs of `recipes/task_runs.py` can be made, and the tables of `task_tables.py` say what was evaluated."""
 
 import runpy
 from pathlib import Path
@@ -23,17 +23,20 @@ def test_the_rows_of_every_run_fit_its_context_and_its_tokenizer(recipe: dict[st
     seen = set()
     for name, config in recipe["RUNS"].items():
         spec = "copy" if name.startswith("copying") else recipe["TOKENIZER"]
-        key = (config.tasks, config.context_length, spec)
+        key = (config.tasks, config.context_length, config.vary_length, spec)
         if key in seen:
             continue
         seen.add(key)
         tokenizer = load_tokenizer(spec)
-        batch = TaskRows(make_tasks(config.tasks), tokenizer, config.context_length, 4, 0).next_batch()
+        read = TaskRows(
+            make_tasks(config.tasks), tokenizer, config.context_length, 4, 0, vary_length=config.vary_length
+        )
+        batch = read.next_batch()
         assert batch.tokens.shape == (4, config.context_length + 1)
         assert int(batch.tokens.max()) < tokenizer.vocab_size
         assert batch.counted is not None
         assert batch.counted.any(dim=1).all()
-    assert len(seen) == 5
+    assert len(seen) == 6
 
 
 def test_every_run_starts_from_one_before_it_and_controls_differ_in_the_intervention_alone(
@@ -54,7 +57,9 @@ def test_every_run_starts_from_one_before_it_and_controls_differ_in_the_interven
         assert passing["intervention"]["kind"] == "state-passing"
 
 
-def test_a_length_pools_its_depths(recipe: dict[str, Any]) -> None:
+def test_a_length_pools_its_depths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    recipe = runpy.run_path(str(ROOT / "recipes/task_tables.py"))
     records = [
         {"run": "a", "length": 256, "value": 1.0, "count": 20},
         {"run": "a", "length": 256, "value": 0.5, "count": 20},

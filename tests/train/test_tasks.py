@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.helpers import assert_close
@@ -20,7 +21,7 @@ from lengthwise.models.config import AttentionConfig, GatedMLPConfig
 from lengthwise.models.lm import LanguageModel
 from lengthwise.plan import train_plan
 from lengthwise.runs import RunFolder
-from lengthwise.tasks.copying import CopyingTask
+from lengthwise.tasks.copying import CopyingConfig, CopyingTask
 from lengthwise.tasks.reader import TaskRows
 from lengthwise.tasks.registry import make_tasks
 from lengthwise.train import TrainConfig, train
@@ -91,6 +92,35 @@ def test_a_saved_position_belongs_to_its_tasks() -> None:
     for other in (reader(("copying:letters=5",)), reader(all_tokens=True)):
         with pytest.raises(InputError, match=r"a reader position with tasks = .*resume with the tasks"):
             other.load_state_dict(saved)
+
+
+@pytest.mark.parametrize("all_tokens", [False, True])
+def test_texts_of_all_lengths_are_filled_up_with_their_own_beginning(all_tokens: bool) -> None:
+    """Strings of one letter: texts of 6 to 31 tokens, each a row of its own length and then that row again."""
+    task = CopyingTask(CopyingConfig(shortest=1, longest=1))
+    read = TaskRows([task], COPY, 30, 80, 3, vary_length=True, all_tokens=all_tokens)
+    batch = read.next_batch()
+    assert batch.counted is not None
+    lengths = set()
+    for number, (tokens, counted) in enumerate(zip(batch.tokens.numpy(), batch.counted.numpy(), strict=True)):
+        fits = []
+        for length in range(5, 31):
+            row, mask = task.rows([number], length, COPY, 3, all_tokens=all_tokens)
+            filled = np.resize(row[0], 31)  # repeats it
+            fits += [length] * int(
+                np.array_equal(filled, tokens)
+                and np.array_equal(mask[0], counted[: length + 1])
+                and not counted[length + 1 :].any()
+            )
+        assert fits, "the row of some length"
+        lengths.add(fits[0])
+    assert len(lengths) > 15
+    assert min(lengths) >= 5
+    again = TaskRows([task], COPY, 30, 1, 3, vary_length=True, all_tokens=all_tokens)
+    for row in batch.tokens[:5]:
+        assert torch.equal(again.next_batch().tokens[0], row)
+    with pytest.raises(InputError, match="a reader position with tasks"):
+        TaskRows([task], COPY, 30, 1, 3, all_tokens=all_tokens).load_state_dict(again.state_dict())
 
 
 def test_a_task_without_rows_is_refused(unchecked: None) -> None:
@@ -243,11 +273,15 @@ def test_a_plan_names_the_tasks_and_what_counts() -> None:
 def test_settings_of_tasks_survive_json_and_have_defaults() -> None:
     import json
 
-    config = copying_config("state-passing", loss_on="all")
+    config = copying_config("state-passing", loss_on="all", vary_length=True)
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert (copying_config().data, copying_config().loss_on) == (None, "answers")
     assert (tiny_config().data, tiny_config().loss_on, tiny_config().tasks) == ("python", "all", ())
-    old = {name: value for name, value in tiny_config().to_dict().items() if name not in ("tasks", "loss_on")}
+    old = {
+        name: value
+        for name, value in tiny_config().to_dict().items()
+        if name not in ("tasks", "loss_on", "vary_length")
+    }
     assert TrainConfig.from_dict(old) == tiny_config()
 
 
@@ -257,6 +291,7 @@ def test_settings_of_tasks_survive_json_and_have_defaults() -> None:
         ({"data": "python"}, r"either a corpus \(data\) or tasks; got data 'python' and tasks copying.*leave one"),
         ({"kind": "tbtt"}, r"a corpus where row i.*got tasks copying, whose rows have nothing.*use state-passing"),
         ({"reader": "lanes"}, r"a corpus where row i.*got tasks copying"),
+        ({"tasks": (), "vary_length": True}, r"vary_length: False for a corpus, which is cut into windows"),
         ({"tasks": (), "loss_on": "answers"}, r"loss_on: all \(or None\) for a corpus, which has no answers"),
     ],
 )

@@ -21,6 +21,8 @@ from lengthwise.errors import InputError
 from lengthwise.seeds import derive_seed
 from lengthwise.tasks.base import Task
 
+_MARGIN = 4  # tokens by which the shortest text of a row may differ from that of another
+
 
 @runtime_checkable
 class RowTask(Protocol):
@@ -49,6 +51,9 @@ class TaskRows:
         batch_size: rows of this process.
         seed: decides all rows.
         all_tokens: count the loss of every token, not that of the answers alone.
+        vary_length: give every row a text of its own length, evenly from the shortest that the task can make to T; the
+            row is filled up with its own beginning, which never counts. Otherwise every answer stands at the same
+            place, and a model with attention may learn the place instead of the task.
         rank, world_size: this process takes rows rank * batch_size ... of each global batch. A position counts rows of
             all processes together.
     Raises:
@@ -66,6 +71,7 @@ class TaskRows:
         seed: int,
         *,
         all_tokens: bool = False,
+        vary_length: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -83,14 +89,15 @@ class TaskRows:
             self._tasks.append(task)
         self._tokenizer = tokenizer
         self.context_length, self.batch_size, self.seed = context_length, batch_size, seed
-        self._all_tokens = all_tokens
+        self._all_tokens, self._vary_length = all_tokens, vary_length
         self._rank, self._world_size = rank, world_size
         self._index = 0
-        said = json.dumps([plan, tokenizer.fingerprint, all_tokens], sort_keys=True, default=str)
+        said = json.dumps([plan, tokenizer.fingerprint, all_tokens, vary_length], sort_keys=True, default=str)
         self.fingerprint = hashlib.sha256(said.encode()).hexdigest()
         """sha256 hex of everything that decides the rows but context length and seed."""
         for made in self._tasks:  # so that a task that does not fit says so before the first step
             made.rows(1, context_length, tokenizer, seed, all_tokens=all_tokens)
+        self._least = [self._shortest(made) if vary_length else context_length for made in self._tasks]
 
     def next_batch(self) -> Batch:
         """The next rows of this process: tokens and counted, both [B, T+1], reset all True."""
@@ -104,11 +111,39 @@ class TaskRows:
             mine = np.flatnonzero(which == place)
             if len(mine):
                 wanted = [numbers[i] for i in mine]
-                tokens[mine], counted[mine] = made.rows(
-                    wanted, self.context_length, self._tokenizer, self.seed, all_tokens=self._all_tokens
-                )
+                tokens[mine], counted[mine] = self._rows(made, wanted, self._least[place])
         reset = torch.ones(self.batch_size, dtype=torch.bool)
         return Batch(torch.from_numpy(tokens), reset, torch.from_numpy(counted))
+
+    def _rows(self, task: RowTask, numbers: list[int], least: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Rows of a task, whose texts have from `least` + 1 to T + 1 tokens."""
+        lengths = dict.fromkeys(numbers, self.context_length)
+        if least < self.context_length:
+            for number in numbers:
+                span = self.context_length - least + 1
+                lengths[number] = least + derive_seed(self.seed, "length-of-row", number) % span
+        tokens = np.zeros((len(numbers), self.context_length + 1), dtype=np.int64)
+        counted = np.zeros(tokens.shape, dtype=bool)
+        for length in sorted(set(lengths.values())):
+            mine = [place for place, number in enumerate(numbers) if lengths[number] == length]
+            wanted = [numbers[place] for place in mine]
+            ids, mask = task.rows(wanted, length, self._tokenizer, self.seed, all_tokens=self._all_tokens)
+            repeats = -(-(self.context_length + 1) // (length + 1))
+            tokens[mine] = np.tile(ids, (1, repeats))[:, : self.context_length + 1]
+            counted[mine, : length + 1] = mask
+        return tokens, counted
+
+    def _shortest(self, task: RowTask) -> int:
+        """The least context length for which a task makes a row, by bisection; a few tokens more for longer answers."""
+        low, high = 0, self.context_length
+        while high - low > 1:
+            middle = (low + high) // 2
+            try:
+                task.rows(1, middle, self._tokenizer, self.seed)
+                high = middle
+            except InputError:
+                low = middle
+        return min(high + _MARGIN, self.context_length)
 
     def state_dict(self) -> dict[str, Any]:
         """The position, JSON-able, with what it is a position in."""

@@ -40,6 +40,9 @@ class TrainConfig:
     has it."""
     tokenizer: str | None = None
     """Tokenizer: `bytes` or the path of a tokenizer.json. None: the checkpoint's own, or bytes from scratch."""
+    vary_length: bool = False
+    """With `tasks`: every row has a text of another length, from the shortest possible to T, so that answers do not all
+    stand at the same place."""
     context_length: int | None = None
     """Tokens T of a training window. None: the checkpoint's own."""
     batch_size: int
@@ -129,6 +132,8 @@ class TrainConfig:
         if not self.tasks:
             if self.loss_on == "answers":
                 raise _wrong("loss_on", "answers", "all (or None) for a corpus, which has no answers")
+            if self.vary_length:
+                raise _wrong("vary_length", True, "False for a corpus, which is cut into windows of T tokens")
             object.__setattr__(self, "data", self.data or "python")
             object.__setattr__(self, "loss_on", "all")
             return

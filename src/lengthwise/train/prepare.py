@@ -105,6 +105,7 @@ def build_task_reader(config: TrainConfig, tokenizer: Tokenizer, context_length:
         config.batch_size // world.size,
         config.seed,
         all_tokens=config.loss_on == "all",
+        vary_length=config.vary_length,
         rank=world.rank,
         world_size=world.size,
     )

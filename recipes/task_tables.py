@@ -178,7 +178,7 @@ def _copying_scores() -> Iterator[tuple[str, int, str, float, int]]:
             for rule, score in record["scores"].items():
                 groups.setdefault((record["task"], record["length"], rule), []).append(score)
         for (task, length, rule), scores in groups.items():
-            yield name, length, f"{task} {rule}", statistics.mean(scores), len(scores)
+            yield name, length, f"{task} {rule}", round(statistics.mean(scores), 6), len(scores)
 
 
 def _print_copying(records: Sequence[dict[str, Any]]) -> None:

@@ -28,6 +28,7 @@ VERBS = {
     "check": Verb("does MODEL carry its state rightly from call to call?", None),
     "measure": Verb("up to which length does MODEL generalize, and why not further?", ("--resume",)),
     "extend": Verb("make MODEL generalize, against a control trained on the same text", ("--resume",)),
+    "eval": Verb("does MODEL find, track, count and copy what stands far back in a long text?", ("--resume",)),
     "train": Verb("train a model from a recipe", ("--resume",)),
     "report": Verb("one page with tables and charts from run folders", None),
     "demo": Verb("measure, extend and report the shipped model, in a few minutes", ()),

@@ -54,10 +54,9 @@ def summarize(
         task: {str(length): asdict(_cell(cells[task, length], seed)) for length in lengths if (task, length) in cells}
         for task in tasks
     }
-    own = {
-        length: _mean_over([cells[task, length] for task in tasks if (task, length) in cells], seed)
-        for length in lengths
-    }
+    # A mean over other tasks at other lengths would compare nothing.
+    everywhere = [task for task in tasks if all((task, length) in cells for length in lengths)]
+    own = {length: _mean_over([cells[task, length] for task in everywhere], seed) for length in lengths}
     ruler = _ruler(cells, lengths, seed)
     base = own[lengths[0]].value if lengths else None
     return {
@@ -72,6 +71,7 @@ def summarize(
             task: sorted({record["scorer"] for (t, _), c in cells.items() if t == task for record in c})
             for task in tasks
         },
+        "mean_tasks": everywhere,
         "mean": {str(length): asdict(mean) for length, mean in own.items()},
         "ruler_mean": None if ruler is None else {str(length): asdict(mean) for length, mean in ruler.items()},
         "effective_length": {

@@ -9,7 +9,7 @@ the keys and values of attention layers).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -198,7 +198,11 @@ class NativeEngine:
                 else:
                     if budget > 0:
                         found[index].append(token)
-                    finish = "length" if len(found[index]) >= budget else None
+                    until = requests[index].until
+                    if budget > 0 and until is not None and until(found[index]):
+                        finish = "stop"
+                    elif len(found[index]) >= budget:
+                        finish = "length"
                 if finish is None:
                     kept.append(row)
                 else:
@@ -216,29 +220,38 @@ class NativeEngine:
 
     @torch.inference_mode()
     def _score(self, batch: list[_Row], requests: Sequence[Request]) -> list[Answer]:
-        """Likelihood of continuations, and what was most likely at each of their places."""
+        """Likelihood of continuations, and what was most likely at each of their places; read in pieces of a chunk."""
         state = State.cat([self.model.init_state(1) if row.state is None else row.state for row in batch])
         rows = []
         for row in batch:
             request = requests[row.index]
             assert request.continuation is not None
             rows.append((request.prompt[-1:], request.continuation))
-        lengths = torch.tensor([len(continuation) for _, continuation in rows], device=self._device)
-        inputs = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
+        longest = max(len(continuation) for _, continuation in rows)
+        inputs = np.zeros((len(rows), longest), dtype=np.int64)
         targets = np.zeros_like(inputs)
         for place, (last, continuation) in enumerate(rows):
             inputs[place, : len(continuation)] = np.concatenate([last, continuation[:-1]])
             targets[place, : len(continuation)] = continuation
-        hidden = self.model(torch.from_numpy(inputs).to(self._device), state, lengths=lengths, logits="none").hidden
+        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in rows]
+        alive = list(range(len(rows)))
+        for begin in range(0, longest, self.chunk):
+            counts = [min(self.chunk, len(rows[place][1]) - begin) for place in alive]
+            piece = torch.from_numpy(inputs[alive, begin : begin + max(counts)]).to(self._device)
+            lengths = torch.tensor(counts, device=self._device)
+            output = self.model(piece, state, lengths=lengths, logits="none")
+            for at, (place, count) in enumerate(zip(alive, counts, strict=True)):
+                logprobs = self.model.head(output.hidden[at : at + 1, :count])[0].double().log_softmax(dim=-1)
+                wanted = torch.from_numpy(targets[place, begin : begin + count]).to(self._device)
+                found[place].append((logprobs.gather(-1, wanted[:, None])[:, 0], logprobs.argmax(dim=-1)))
+            kept = [at for at, place in enumerate(alive) if len(rows[place][1]) > begin + self.chunk]
+            if not kept:
+                break
+            alive, state = [alive[at] for at in kept], output.state.rows(torch.tensor(kept))
         answers = []
         for place, row in enumerate(batch):
-            count = int(lengths[place])
-            logprobs = self.model.head(hidden[place : place + 1, :count])[0].double().log_softmax(dim=-1)
-            wanted = torch.from_numpy(targets[place, :count]).to(self._device)
-            chosen = logprobs.gather(-1, wanted[:, None])[:, 0]
-            likely = logprobs.argmax(dim=-1).cpu().numpy()
-            num_tokens = len(requests[row.index].prompt)
-            answers.append(Answer(row.index, likely, chosen.cpu().numpy(), "scored", num_tokens))
+            chosen, likely = (torch.cat(parts).cpu().numpy() for parts in zip(*found[place], strict=True))
+            answers.append(Answer(row.index, likely, chosen, "scored", len(requests[row.index].prompt)))
         return answers
 
     @property
@@ -273,6 +286,4 @@ class _Row:
 
 
 def _renumbered(answer: Answer, first: int) -> Answer:
-    return Answer(
-        answer.index + first, answer.tokens, answer.logprobs, answer.finish, answer.num_prompt_tokens, answer.text
-    )
+    return replace(answer, index=answer.index + first)

@@ -173,8 +173,9 @@ class TransformersEngine:
             return
         self.batch_size = max(1, len(batch) // 2)
         self.halvings += 1
-        for first in range(0, len(batch), self.batch_size):
-            yield from self._halving(batch[first : first + self.batch_size], requests, answer)
+        while batch:  # the size may be halved again on the way
+            part, batch = batch[: self.batch_size], batch[self.batch_size :]
+            yield from self._halving(part, requests, answer)
 
     @torch.inference_mode()
     def _generate(self, batch: list[_Row], requests: Sequence[Request]) -> list[Answer]:
@@ -193,7 +194,10 @@ class TransformersEngine:
                     continue
                 if budget > 0:
                     found[place].append(chosen[place])
-                if len(found[place]) >= budget:
+                until = requests[row.index].until
+                if budget > 0 and until is not None and until(found[place]):
+                    finish[place] = "stop"
+                elif len(found[place]) >= budget:
                     finish[place] = "length"
             if all(finish):
                 break

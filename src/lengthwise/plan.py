@@ -201,11 +201,12 @@ def eval_plan(config: EvalConfig, tasks: Sequence[Task], subject: Subject) -> di
     cells, left_out = lay_out(config, tasks, subject)
     kept = {name: value for name, value in subject.facts.items() if value is not None and name != "weights_sha256"}
     memory = _eval_memory(config, subject, max(length for _, length in cells))
+    lengths = {length for _, length in cells}
     too_short = [f"{each['task']} at {each['length']:,} (needs {each['least']:,})" for each in left_out]
     return {
         "subject": kept,
         "tokenizer": subject.tokenizer.name,
-        "tasks": {task.name: [length for other, length in cells if other is task] for task in tasks},
+        "tasks": {f"at {length:,}": [task.name for task, at in cells if at == length] for length in sorted(lengths)},
         **({"left_out": too_short} if too_short else {}),
         "samples": len(cells) * config.num_samples,
         "tokens_at_most": sum(length for _, length in cells) * config.num_samples,

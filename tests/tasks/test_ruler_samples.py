@@ -1,6 +1,5 @@
 """Properties of samples: length, filling, depth, answers, and what they depend on."""
 
-import os
 import re
 from collections import Counter
 from typing import Any
@@ -197,8 +196,9 @@ def test_neighbours_share_the_beginning_of_their_haystack(
     # Whatever stands before the needle of the one with the deepest is the same for all of them, up to their own needle.
     first = max(samples[:16], key=lambda sample: sample.meta["depths"][0])
     for sample in samples[:16]:
-        shared = len(os.path.commonprefix([sample.prompt, first.prompt]))
-        assert sample is first or shared >= sample.meta["depths"][0] / 100 * 0.95 * 7000
+        pairs = enumerate(zip(sample.prompt, first.prompt, strict=False))
+        shared = len(sample.prompt) if sample is first else next(place for place, (a, b) in pairs if a != b)
+        assert shared >= sample.meta["depths"][0] / 100 * 0.95 * 7000
     depths = [sample.meta["depths"][0] for sample in samples]
     if "depth" not in name:
         assert np.abs(np.sort(depths) - (np.arange(48) + 0.5) / 0.48).max() < 20, "uniform, by Kolmogorov and Smirnov"

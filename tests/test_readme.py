@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # These end at once. The others are given --dry-run, or only have their verb and options read.
 CHEAP = {"models"}
-PLANNED = {"measure", "extend", "train", "demo"}
+PLANNED = {"measure", "extend", "eval", "train", "demo"}
 PROGRAMS = {"make", "lengthwise", "pip", "python", "torchrun"}
 
 

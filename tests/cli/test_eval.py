@@ -189,7 +189,7 @@ def test_torchrun_makes_the_file_of_one_process(lengthwise, tiny_model: Path) ->
     assert lengthwise(*words, "--out", "one").code == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29537"]
     done = subprocess.run(
-        [*launcher, "-m", "lengthwise.cli.main", *map(str, words), "--out", "two"],
+        [*launcher, "-m", "lengthwise", *map(str, words), "--out", "two"],
         env=plain_environment(),
         capture_output=True,
         text=True,

@@ -74,7 +74,7 @@ def test_measure(family: str, tmp_path: Path, corpus: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eval(family: str, tmp_path: Path) -> None:
     config = EvalConfig(
-        model=saved(family, tmp_path), tasks=("passkey",), lengths=(200,), num_samples=3, chunk=64, device="cpu"
+        model=saved(family, tmp_path), tasks=("passkey",), lengths=(240,), num_samples=3, chunk=64, device="cpu"
     )
     summary = evaluate(config, make_tasks(config.tasks), open_subject(config), tmp_path / "run", progress=False)
     assert summary["num_records"] == 3

@@ -1,9 +1,8 @@
 """Our own models as an engine: prompts are streamed with the state carried, and what prompts share is read once.
 
 Rows of a batch advance side by side, each through its own tokens; a row that has finished its stretch makes room for
-the next. Lengths are told to the model, so rows of different lengths do not see one another's padding. Memory holds one
-state for each row in the batch and for each place where prompts part ways, whatever the length of the prompts (but for
-the keys and values of attention layers).
+the next. Memory holds one state for each row in the batch and for each place where prompts part ways, whatever the
+length of the prompts (but for the keys and values of attention layers).
 """
 
 from __future__ import annotations
@@ -156,18 +155,14 @@ class NativeEngine:
 
     @torch.inference_mode()
     def _step(self, active: list[_Branch], state: State) -> tuple[State, Float[Tensor, "rows vocab"]]:
-        """Every row goes on by as many tokens as it has left, at most a chunk."""
-        pieces = [branch.take(self.chunk) for branch in active]
-        lengths = torch.tensor([len(piece) for piece in pieces], device=self._device)
-        longest = int(lengths.max())
-        tokens = np.zeros((len(pieces), longest), dtype=np.int64)
-        for row, piece in enumerate(pieces):
-            tokens[row, : len(piece)] = piece
-        self.tokens_read += int(lengths.sum())
-        equal = bool((lengths == longest).all())
-        output = self.model(
-            torch.from_numpy(tokens).to(self._device), state, lengths=None if equal else lengths, logits="last"
-        )
+        """Every row goes on by as many tokens as all of them have left, at most a chunk.
+
+        So nothing is padded: a token of padding costs what any token costs, another pass much less than a chunk of it.
+        """
+        count = min(self.chunk, *(branch.left for branch in active))
+        tokens = np.stack([branch.take(count) for branch in active]).astype(np.int64)
+        self.tokens_read += tokens.size
+        output = self.model(torch.from_numpy(tokens).to(self._device), state, logits="last")
         assert output.logits is not None
         return output.state, output.logits[:, 0]
 
@@ -272,8 +267,13 @@ class _Branch:
         return piece
 
     @property
+    def left(self) -> int:
+        """Tokens still to be read."""
+        return len(self.node.tokens) - self.position
+
+    @property
     def done(self) -> bool:
-        return self.position == len(self.node.tokens)
+        return self.left == 0
 
 
 @dataclass

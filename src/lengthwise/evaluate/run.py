@@ -112,8 +112,7 @@ def evaluate(
                 where=str(out / "samples.jsonl"),
                 fix="give the same command with --resume",
             )
-        summary = summarize(config.to_dict(), records, {task.name: task.floor for task in tasks})
-        summary["left_out"] = left_out
+        summary = summarize(config.to_dict(), records, {task.name: task.floor for task in tasks}, left_out)
         run.write_json("summary.json", summary)
     except LengthwiseError:
         if world.is_main:

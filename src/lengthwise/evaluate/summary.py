@@ -35,7 +35,10 @@ RULER = (
 
 
 def summarize(
-    config: Mapping[str, Any], records: Sequence[Mapping[str, Any]], floors: Mapping[str, float | None]
+    config: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    floors: Mapping[str, float | None],
+    left_out: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The content of summary.json.
 
@@ -43,6 +46,7 @@ def summarize(
         config: of the run, plain.
         records: lines of samples.jsonl.
         floors: score that guessing reaches, by task.
+        left_out: cells that a group named and whose task needs more tokens.
     """
     seed = int(config["seed"])
     cells: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
@@ -84,6 +88,7 @@ def summarize(
             if not base
             else effective_length({length: mean.value for length, mean in own.items()}, OWN_SHARE * base),
         },
+        "left_out": [dict(each) for each in left_out],
         "failures": sum(record["score"] is None for record in records),
         "num_records": len(records),
     }

@@ -29,8 +29,8 @@ from lengthwise.tasks.tokens import TokenCounter, check_round_trip, check_specia
 
 Haystack = Literal["prose", "line", "needles"]
 
-SHARED = 16
-"""Samples in a row (0-15, 16-31, ...) whose haystack of prose begins at the same sentence, so that an engine can read
+SHARED = 32
+"""Samples in a row (0-31, 32-63, ...) whose haystack of prose begins at the same sentence, so that an engine can read
 what they have in common once. Their needles and depths are their own."""
 _TRIES = 100
 _SLACK = 8  # tokens by which pieces may differ from what they are in other company

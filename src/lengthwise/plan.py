@@ -16,7 +16,7 @@ from lengthwise.checkpoints import load_checkpoint
 from lengthwise.devices import choose_device
 from lengthwise.engines import OpenedModel, open_model
 from lengthwise.engines.memory import one_pass_bytes
-from lengthwise.engines.native import NativeEngine
+from lengthwise.engines.native import GENERATED, NativeEngine
 from lengthwise.evaluate.config import BLOCK, EvalConfig
 from lengthwise.evaluate.run import Subject, lay_out
 from lengthwise.extend import ExtendConfig
@@ -236,7 +236,7 @@ def _eval_memory(config: EvalConfig, subject: Subject, longest: int) -> dict[str
             "weights": next(model.parameters()).element_size() * model.num_parameters(),
             "activations": together * layer_floats(sizes) * FLOAT_BYTES,
             "logits": 2 * rows * sizes.padded_vocab_size * FLOAT_BYTES,
-            "states": (2 * rows + waiting) * state,
+            "states": (2 * GENERATED * rows + waiting) * state,
             "process": PROCESS_BYTES,
         }
     opened = getattr(engine, "opened", None)

@@ -24,6 +24,9 @@ from lengthwise.state import State
 
 # Requests whose tree is built at once: enough to find what is shared, little enough for the first answers to come soon.
 WINDOW = 512
+# Answers are generated for so many times the rows that are read together: a pass of single tokens is mostly overhead,
+# and needs little memory beyond the states.
+GENERATED = 2
 
 
 class NativeEngine:
@@ -119,9 +122,9 @@ class NativeEngine:
         roots = prefix_tree([prompts[number] for number in numbers], enabled=self.reuse_prefixes)
         for rows in self._read(roots):
             waiting += [_Row(numbers[row.index], row.state, row.logits) for row in rows]
-            for answer in self._answer_full(waiting, requests, at_least=self.batch_size):
+            for answer in self._answer_full(waiting, requests, whole=True):
                 yield _renumbered(answer, first)
-        for answer in self._answer_full(waiting, requests, at_least=1):
+        for answer in self._answer_full(waiting, requests, whole=False):
             yield _renumbered(answer, first)
 
     def _read(self, roots: list[Node]) -> Iterator[list[_Row]]:
@@ -166,12 +169,13 @@ class NativeEngine:
         assert output.logits is not None
         return output.state, output.logits[:, 0]
 
-    def _answer_full(self, waiting: list[_Row], requests: Sequence[Request], *, at_least: int) -> Iterator[Answer]:
-        """Answer what waits, in batches, as long as so many are there; scores and generations apart."""
+    def _answer_full(self, waiting: list[_Row], requests: Sequence[Request], *, whole: bool) -> Iterator[Answer]:
+        """Answer what waits, in batches; only whole ones if so asked. Scores and generations apart."""
         for scored in (False, True):
             of_kind = [row for row in waiting if (requests[row.index].continuation is not None) == scored]
-            while len(of_kind) >= at_least:
-                batch, of_kind = of_kind[: self.batch_size], of_kind[self.batch_size :]
+            size = self.batch_size if scored else GENERATED * self.batch_size
+            while len(of_kind) >= (size if whole else 1):
+                batch, of_kind = of_kind[:size], of_kind[size:]
                 waiting[:] = [row for row in waiting if not any(row is other for other in batch)]
                 yield from self._score(batch, requests) if scored else self._generate(batch, requests)
 

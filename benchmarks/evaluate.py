@@ -198,6 +198,7 @@ def run_start() -> dict[str, Any]:
             "model": MODEL,
             "command": "lengthwise eval --tasks ruler --limit 2 --lengths 1k",
             "caches": "empty",
+            **_openmp(),
         },
     }
 

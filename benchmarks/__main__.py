@@ -20,6 +20,7 @@ CLAIMS = {
     "passing-overhead": ("passing_overhead", "run"),
     "measure-stream": ("measure_stream", "run"),
     "remembrance": ("remembrance", "run"),
+    "stream-all": ("stream_all", "run"),
     "checkpoint-load": ("checkpoint_load", "run"),
     "babilong-1m": ("babilong", "run"),
     "griffin": ("griffin", "run"),

@@ -27,7 +27,7 @@ def _tokens() -> Any:
     return torch.randint(0, VOCAB, (BATCH, TIME + 1), generator=torch.Generator().manual_seed(0))
 
 
-def our_step(bf16: bool = False) -> Callable[[], object]:
+def our_step(bf16: bool = False, backend: str = "auto") -> Callable[[], object]:
     """Our training step."""
     import torch
 
@@ -36,6 +36,9 @@ def our_step(bf16: bool = False) -> Callable[[], object]:
 
     mixer = Mamba2Config(d_state=STATE, headdim=HEAD)
     model = LanguageModel(ModelConfig(d_model=WIDTH, num_layers=LAYERS, vocab_size=VOCAB, mixer=mixer))
+    for module in model.modules():
+        if hasattr(module, "backend"):
+            module.backend = backend  # type: ignore[assignment]
     tokens = _tokens()
 
     def step() -> None:

@@ -1,6 +1,36 @@
-"""Comparison of tensors for all tests."""
+"""Comparison of tensors for all tests, and the forms an op comes in."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 import torch
+
+from lengthwise.native import resolve_backend
+
+# An op's forms by the name of a test: in float64 to the last bits, in float32 by torch and by the kernel in C.
+FORMS = {
+    "float64": (torch.float64, "torch"),
+    "float32": (torch.float32, "torch"),
+    "native": (torch.float32, "native"),
+}
+
+
+def need_form(backend: str) -> None:
+    """Skip where the form cannot run."""
+    if backend == "native" and resolve_backend("auto", torch.device("cpu")) == "torch":
+        pytest.skip("no C compiler on this machine, or LENGTHWISE_BACKEND=torch")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """That many threads, then as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def relative_rms(actual: torch.Tensor, expected: torch.Tensor) -> float:

@@ -1,5 +1,6 @@
 """The commands of the README and of docs/ are real: cheap ones run, long ones are planned, links lead somewhere."""
 
+import json
 import re
 import shlex
 import tomllib
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import lengthwise.measure  # noqa: F401  (imported now, or it would keep the stand-in of a function below for good)
 from lengthwise.cli.main import VERBS, main
 from lengthwise.errors import InputError
+from tests import architectures
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -91,6 +94,18 @@ def test_the_table_of_interventions_is_complete() -> None:
 
     table = (ROOT / "README.md").read_text(encoding="utf-8").split("| intervention |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)) == set(KINDS)
+
+
+def test_the_table_of_architectures_is_what_its_script_writes() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split(architectures.BEGIN)[1].split(architectures.END)[0]
+    results = json.loads(architectures.RESULTS.read_text(encoding="utf-8"))
+    assert text.strip() == architectures.table(results)
+    assert "failed" not in json.dumps(results["rows"])
+    for row in results["rows"].values():
+        assert row["oracle"]["passed"] > 20
+        assert row["invariants"]["passed"] > 20
+        assert row["verbs"]["check"]["passed"] >= 1
+        assert row["verbs"]["measure"]["passed"] >= 1
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

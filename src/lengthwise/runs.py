@@ -197,7 +197,7 @@ class RunFolder:
                 expected="a run folder with a readable manifest.json",
                 got=f"{type(error).__name__}: {error}",
                 where=str(path),
-                fix="give the folder that a measure, extend, train or demo run wrote",
+                fix="give the folder that a measure, extend, train, demo or eval run wrote",
             ) from error
         if version != FORMAT_VERSION:
             raise InputError(

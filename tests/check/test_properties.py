@@ -39,6 +39,18 @@ def test_ours_pass_everything(family: str) -> None:
     assert {name: each for name, each in found.items() if each.status != "pass"} == {}
 
 
+def test_a_past_that_shows_nowhere_is_no_fault() -> None:
+    """With outputs of zero no mixer moves a logit, so nothing can be said about what is carried."""
+    model = small_model("rwkv6", dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("mixer.output.weight") or ".mlp." in name:
+                parameter.zero_()
+    found = findings(model, "carried")["carried"]
+    assert found.status == "not supported"
+    assert "not even in one pass" in str(found.note)
+
+
 class Broken(LanguageModel):
     """A model that does one thing wrong; `fault` says which."""
 

@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +53,6 @@ def _random(name: str, shape: tuple[int, ...], random: torch.Generator) -> Tenso
     if len(shape) < 2:
         return 0.2 * noise
     return noise / math.sqrt(shape[-1]) if "embed" not in name and "emb." not in name else 0.5 * noise
-
-
-def written(layout: str) -> bool:
-    """Whether the layers that a layout needs exist."""
-    return all(find_spec(f"lengthwise.layers.{name}") is not None for name in LAYOUTS[layout].layers)
 
 
 def write_folder(folder: Path, layout: Layout, tensors: Mapping[str, Tensor], *, pickled: bool = False) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.checkpoints.published import LAYOUTS, Layout, write_folder, written
+from tests.checkpoints.published import LAYOUTS, Layout, write_folder
 from tests.models.families import FAMILIES
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from lengthwise.checkpoints.formats import FORMATS
 from lengthwise.models.config import AttentionConfig, GatedMLPConfig, GLAConfig, Mamba1Config, ModelConfig
 from lengthwise.models.lm import LanguageModel
 
-ALL = [name for name in LAYOUTS if written(name)]
+ALL = list(LAYOUTS)
 
 
 def tensors_of(layout: Layout, seed: int = 0, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -95,7 +95,6 @@ def test_described_without_weights(name: str, tmp_path: Path) -> None:
         assert same_model(describe(folder).config, found.config)
 
 
-@pytest.mark.skipif(not written("deepmind recurrentgemma"), reason="its layers are not there yet")
 def test_the_two_layouts_of_recurrentgemma_are_one_model(tmp_path: Path) -> None:
     """The authors' tensors, renamed and turned by hand into transformers', give the same model."""
     theirs, hub = LAYOUTS["deepmind recurrentgemma"], LAYOUTS["transformers recurrentgemma"]
@@ -175,7 +174,6 @@ def rwkv_by_hand(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return made
 
 
-@pytest.mark.skipif(not written("fla rwkv-6"), reason="its layers are not there yet")
 def test_the_three_layouts_of_rwkv6_are_one_model(tmp_path: Path) -> None:
     bare, hub, fla = LAYOUTS["rwkv-6 file"], LAYOUTS["rwkv-6 hub"], LAYOUTS["fla rwkv-6"]
     tensors = tensors_of(bare)
@@ -237,27 +235,23 @@ def test_what_a_format_has_no_field_for_is_kept_as_a_detail() -> None:
         mlp=GatedMLPConfig(width=40),
         tie_embeddings=False,
     )
-    if written("fla gla"):
-        found = natural(config)
-        assert found.form.name == "fla/gla"
-        assert found.values["vocab_size"] == 48
-        model = {"vocab_size": 45, "pad_vocab_size_multiple": 16}
-        assert found.details == {"model": model, "gla": {"chunk_size": 16}}
-    if written("state-spaces mamba-1, old"):
-        slow = ModelConfig(d_model=24, num_layers=2, vocab_size=45, mixer=Mamba1Config(A_init_scale=0.1))
-        assert natural(slow).details == {"mamba1": {"A_init_scale": 0.1}}
+    found = natural(config)
+    assert found.form.name == "fla/gla"
+    assert found.values["vocab_size"] == 48
+    model = {"vocab_size": 45, "pad_vocab_size_multiple": 16}
+    assert found.details == {"model": model, "gla": {"chunk_size": 16}}
+    slow = ModelConfig(d_model=24, num_layers=2, vocab_size=45, mixer=Mamba1Config(A_init_scale=0.1))
+    assert natural(slow).details == {"mamba1": {"A_init_scale": 0.1}}
 
 
-@pytest.mark.skipif(not written("transformers llama"), reason="its layers are not there yet")
 def test_what_changes_the_function_is_no_detail() -> None:
     """A window that reaches one key further has no field in fla: such a model is not stored there."""
     local = AttentionConfig(num_heads=2, window=5)
     config = FAMILIES["transformer"]
     assert express(FORMATS["transformers/llama"], config) is not None
     assert express(FORMATS["transformers/llama"], replace(config, mixer=local)) is None
-    hybrid = replace(FAMILIES["gla"], num_layers=3, other_mixers=((1, local),)) if written("fla gla") else None
-    if hybrid is not None:
-        assert express(FORMATS["fla/gla"], hybrid) is not None
-        reaching = replace(hybrid, other_mixers=((1, replace(local, window_reaches=True)),))
-        assert express(FORMATS["fla/gla"], reaching) is None
-        assert natural(reaching).form.name == "lengthwise"
+    hybrid = replace(FAMILIES["gla"], num_layers=3, other_mixers=((1, local),))
+    assert express(FORMATS["fla/gla"], hybrid) is not None
+    reaching = replace(hybrid, other_mixers=((1, replace(local, window_reaches=True)),))
+    assert express(FORMATS["fla/gla"], reaching) is None
+    assert natural(reaching).form.name == "lengthwise"

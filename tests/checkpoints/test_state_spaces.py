@@ -10,18 +10,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 import torch.nn.functional as F
-from tests.checkpoints.published import LAYOUTS, write_folder, written
+from tests.checkpoints.published import LAYOUTS, write_folder
 from tests.helpers import assert_close
 from torch import Tensor
 
 from lengthwise.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lengthwise.models.config import AttentionConfig, ModelConfig
 from lengthwise.models.lm import LanguageModel
-
-pytestmark = pytest.mark.skipif(not written("state-spaces hybrid"), reason="attention is not there yet")
 
 
 def rms(x: Tensor, weight: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def quick(corpus: Path) -> list[object]:
 
 def test_prints_verdicts_and_perplexity(lengthwise, tiny_model: Path, quick) -> None:
     done = lengthwise("measure", tiny_model, *quick, "--out", "run")
-    assert done.code == 0
+    assert done.code == 0, done.err
     assert "trained on 32 tokens at a time, measured on 2 texts of 256 tokens" in done.out
     assert "\n* " in done.out
     assert "128 to 181" in done.out

@@ -14,8 +14,8 @@ GOLDEN = {
     ),
     "measure": (
         measure.Options,
-        "engine data length num-sequences windows-per-document metrics context-length tokenizer chunk batch-size seed "
-        "device label config out resume dry-run json",
+        "engine data length num-sequences windows-per-document metrics context-length tokenizer chunk batch-size "
+        "attention-budget memory-limit seed device label config out resume dry-run json",
     ),
     "extend": (
         extend.Options,
@@ -23,7 +23,7 @@ GOLDEN = {
         "tokenizer length num-sequences windows-per-document metrics seed device config out resume dry-run json",
     ),
     "train": (train.Options, "out resume dry-run json"),
-    "report": (report.Options, "out figures json"),
+    "report": (report.Options, "out figures samples rescore sql json"),
     "demo": (demo.Options, "model steps out dry-run json"),
     "data tokenize": (data.TokenizeOptions, "out tokenizer val-frac validation extensions json"),
     "data info": (data.InfoOptions, "verify json"),

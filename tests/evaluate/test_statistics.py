@@ -90,3 +90,16 @@ def test_effective_length_ends_at_the_first_failure() -> None:
     assert effective_length(means, 0.856) == 2048
     assert effective_length(means, 0.95) is None
     assert effective_length({1024: None}, 0.5) is None
+
+
+def test_a_mean_of_means_that_are_all_alike_has_a_width() -> None:
+    none = mean_of_means([[0.0] * 6, [0.0, 0.0, None]])
+    assert (none.value, none.failures) == (0.0, 1)
+    assert (none.low, none.high) == wilson(0, 9)
+    every = mean_of_means([[1.0] * 6, [1.0] * 3])
+    assert (every.low, every.high) == wilson(9, 9)
+
+
+def test_equal_differences_leave_the_interval_unknown() -> None:
+    found = paired_difference({"a": 1.0, "b": 1.0}, {"a": 1.0, "b": 1.0})
+    assert (found.value, found.low, found.high, found.p_value) == (0.0, None, None, None)

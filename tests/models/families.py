@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from lengthwise.models.config import (
@@ -99,9 +101,11 @@ FAMILIES: dict[str, ModelConfig] = {
 }
 
 
-def small_model(family: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> LanguageModel:
+def small_model(
+    family: str, seed: int = 0, dtype: torch.dtype = torch.float64, vocab_size: int = VOCAB
+) -> LanguageModel:
     """A model in which every parameter matters: nothing is zero, one, or too small to be seen."""
-    model = LanguageModel(FAMILIES[family], seed=seed).eval()
+    model = LanguageModel(replace(FAMILIES[family], vocab_size=vocab_size), seed=seed).eval()
     random = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.helpers import assert_close
+from tests.helpers import assert_close, need_form
 
 from lengthwise.errors import InputError
+from lengthwise.layers import mamba2_reading
 from lengthwise.models.config import Mamba2Config, ModelConfig
 from lengthwise.models.lm import LanguageModel
 from lengthwise.models.reading import advance
@@ -23,7 +24,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def made_model(num_layers: int = 3, **mixer: Any) -> LanguageModel:
+@pytest.fixture(params=["torch", "native", "native, few tokens too"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = str(request.param)
+    if name != "native":
+        monkeypatch.setattr(mamba2_reading, "FEWEST_TOKENS", 1)
+    backend = name.split(",")[0]
+    need_form(backend)
+    return backend
+
+
+def made_model(backend: str, num_layers: int = 3, **mixer: Any) -> LanguageModel:
     config = ModelConfig(
         d_model=16,
         num_layers=num_layers,
@@ -33,6 +44,7 @@ def made_model(num_layers: int = 3, **mixer: Any) -> LanguageModel:
     model = LanguageModel(config, seed=1).eval()
     with torch.no_grad():
         for block in model.backbone.layers:
+            block.mixer.backend = backend
             block.mixer.out_proj.weight.mul_(8)  # so that upper layers see what lower ones did
             if block.mixer.in_proj.bias is not None:
                 block.mixer.in_proj.bias.normal_(generator=torch.Generator().manual_seed(0))
@@ -58,8 +70,8 @@ def assert_same_state(found: State, expected: State) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 9])
-def test_rows_with_their_own_text(variant: str, length: int) -> None:
-    model, tokens = made_model(**VARIANTS[variant]), made_tokens(3, length)
+def test_rows_with_their_own_text(variant: str, length: int, backend: str) -> None:
+    model, tokens = made_model(backend, **VARIANTS[variant]), made_tokens(3, length)
     state = made_state(model, 3)
     with torch.no_grad():
         expected = model(tokens, state).state
@@ -71,8 +83,8 @@ def test_rows_with_their_own_text(variant: str, length: int) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 9])
-def test_rows_that_read_the_same_text(variant: str, length: int) -> None:
-    model, tokens = made_model(**VARIANTS[variant]), made_tokens(1, length)
+def test_rows_that_read_the_same_text(variant: str, length: int, backend: str) -> None:
+    model, tokens = made_model(backend, **VARIANTS[variant]), made_tokens(1, length)
     state = made_state(model, 3)
     with torch.no_grad():
         expected = model(tokens.expand(3, -1), state).state
@@ -86,8 +98,8 @@ def test_rows_that_read_the_same_text(variant: str, length: int) -> None:
 
 
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_shallow_models(num_layers: int) -> None:
-    model, tokens = made_model(num_layers), made_tokens(1, 9)
+def test_shallow_models(num_layers: int, backend: str) -> None:
+    model, tokens = made_model(backend, num_layers), made_tokens(1, 9)
     state = made_state(model, 4)
     with torch.no_grad():
         expected = model(tokens.expand(4, -1), state).state
@@ -95,8 +107,17 @@ def test_shallow_models(num_layers: int) -> None:
 
 
 def test_refused_rows() -> None:
-    model = made_model()
+    model = made_model("torch")
     with pytest.raises(InputError, match=r"B of 1 or 3, the rows of the state; got shape \(2, 5\)"):
         advance(model, made_tokens(2, 5), model.init_state(3))
     with pytest.raises(InputError, match=r"got shape \(3, 0\)"):
         advance(model, torch.zeros(3, 0, dtype=torch.int64), model.init_state(3))
+
+
+def test_many_rows_over_several_chunks(backend: str) -> None:
+    # More tokens than the rows of one input are worked on together, and a rest.
+    model, tokens = made_model(backend), made_tokens(1, 333)
+    state = made_state(model, 9)
+    with torch.no_grad():
+        expected = model(tokens.expand(9, -1), state).state
+    assert_same_state(advance(model, tokens, state), expected)

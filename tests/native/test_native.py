@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.helpers import threads as some_threads
 
 from lengthwise.errors import InputError
+from lengthwise.native import Team, load, parallel, resolve_backend, team, threads
 from lengthwise.native import compiler as building
-from lengthwise.native import load, parallel, resolve_backend
 
 POINTER, INT = ctypes.c_void_p, ctypes.c_int64
 PROBE = Path(__file__).with_name("probe.c")
@@ -20,6 +21,13 @@ FUNCTIONS = {
     "probe_product": [INT, INT, INT, POINTER, INT, INT, POINTER, POINTER, INT],
     "probe_transpose": [INT, INT, POINTER, POINTER],
     "probe_fill": [INT, INT, POINTER],
+    "probe_exp_below": [POINTER, POINTER, INT],
+    "probe_gates": [POINTER, POINTER, POINTER, INT],
+    "probe_dot": [POINTER, POINTER, INT, POINTER],
+    "probe_product_part": [INT, INT, INT, INT, POINTER, INT, INT, POINTER, POINTER, INT],
+    "probe_rows": [POINTER, INT, INT, INT, INT, POINTER, POINTER],
+    "probe_share": [ctypes.POINTER(Team), INT, POINTER],
+    "probe_tiny": [ctypes.POINTER(Team), POINTER],
 }
 
 
@@ -81,31 +89,121 @@ def test_transpose_of_any_size(probe, m, n):
     assert torch.equal(turned, given.T)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_exponential_of_negative_numbers(probe):
+    x = torch.linspace(-86.9, 0, 2_000_000)
+    y = torch.empty_like(x)
+    probe.probe_exp_below(x.data_ptr(), y.data_ptr(), len(x))
+    exact = x.double().exp()
+    assert float(((y.double() - exact) / exact).abs().max()) < 2 * 2**-23
+    ends = torch.tensor([0.0, -0.0, -87.5, -1e4, float("-inf")] + [0.0] * 11)
+    y = torch.empty_like(ends)
+    probe.probe_exp_below(ends.data_ptr(), y.data_ptr(), len(ends))
+    assert y[:5].tolist() == [1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_sigmoid_and_softplus(probe):
+    x = torch.cat([torch.linspace(-60, 60, 100_000), torch.tensor([0.0, -0.0, 1e4, -1e4] * 4)])
+    sigmoid, softplus = torch.empty_like(x), torch.empty_like(x)
+    probe.probe_gates(x.data_ptr(), sigmoid.data_ptr(), softplus.data_ptr(), len(x))
+    for found, exact in ((sigmoid, x.double().sigmoid()), (softplus, torch.log1p(x.double().exp()))):
+        exact = torch.where(torch.isinf(exact), x.double(), exact)
+        assert float(((found.double() - exact).abs() / exact.clamp(min=1e-25)).max()) < 1e-6
+
+
+@pytest.mark.parametrize("n", [16, 48, 64, 80, 256])
+def test_dot_of_whole_vectors(probe, n):
+    a, b, result = torch.randn(n), torch.randn(n), torch.empty(1)
+    probe.probe_dot(a.data_ptr(), b.data_ptr(), n, result.data_ptr())
+    assert torch.allclose(result.double(), (a.double() @ b.double())[None], atol=1e-5)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("add", [0, 1])
+@pytest.mark.parametrize(("m", "k"), [(1, 1), (5, 5), (7, 7), (16, 16), (64, 64), (65, 65), (90, 90), (13, 40)])
+def test_products_with_a_triangle(probe, m, k, add, turned):
+    """Each part against the whole product, with what a part must not use set to NaN."""
+    n = 80
+    random = torch.Generator().manual_seed(m)
+    whole, b, c = (torch.randn(*shape, generator=random) for shape in ((m, k), (k, n), (m, n)))
+    row, column = torch.arange(m)[:, None], torch.arange(k)[None, :]
+    # Up to five places beyond its triangle a matrix must be zero, further places may be anything.
+    below = torch.where(column <= row, whole, torch.where(column <= row + 5, 0.0, float("nan")))
+    above = torch.where(column >= row, whole, torch.where(column >= row - 5, 0.0, float("nan")))
+    for part, a, exact in (
+        (0, whole, whole),
+        (1, below, torch.where(column <= row, whole, 0.0)),
+        (2, above, torch.where(column >= row, whole, 0.0)),
+        (3, whole, whole),
+    ):
+        given = (a.mT if turned else a).contiguous()
+        strides = (1, m) if turned else (k, 1)
+        found = c.clone()
+        probe.probe_product_part(part, m, n, k, given.data_ptr(), *strides, b.data_ptr(), found.data_ptr(), add)
+        expected = exact.double() @ b.double() + add * c.double()
+        wanted = torch.arange(n)[None, :] >= row if part == 3 else torch.ones(m, n, dtype=torch.bool)
+        assert torch.allclose(found.double()[wanted], expected[wanted], atol=1e-4), part
+
+
+@pytest.mark.parametrize(("rows", "columns", "row"), [(1, 1, 16), (3, 16, 16), (5, 21, 32)])
+def test_rows_are_padded_and_bfloat16_is_rounded_to_the_nearest(probe, rows, columns, row):
+    given = torch.randn(rows, columns)
+    inside, back = torch.full((rows, row), float("nan")), torch.empty(rows, columns)
+    probe.probe_rows(given.data_ptr(), 0, rows, columns, row, inside.data_ptr(), back.data_ptr())
+    assert torch.equal(inside, torch.nn.functional.pad(given, (0, row - columns)))
+    assert torch.equal(back, given)
+    low, back = given.bfloat16(), torch.empty(rows, columns, dtype=torch.bfloat16)
+    probe.probe_rows(low.data_ptr(), 1, rows, columns, row, inside.data_ptr(), back.data_ptr())
+    assert torch.equal(inside, torch.nn.functional.pad(low.float(), (0, row - columns)))
+    assert torch.equal(back, low)
+
+
+@pytest.mark.parametrize("starter", ["OpenMP", "Python"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("pieces", [0, 1, 2, 7, 1000])
+def test_every_piece_of_shared_work_is_done_once(probe, monkeypatch, pieces, count, starter):
+    by = _team(monkeypatch, count, starter)
+    to = torch.zeros(pieces, 2)
+    probe.probe_share(by, pieces, to.data_ptr())
+    assert torch.equal(to[:, 0], torch.ones(pieces))
+    assert set(to[:, 1].tolist()) <= set(range(count)), "a number of a thread that has no scratch"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_numbers_too_small_count_as_zero_while_a_kernel_runs_and_no_longer(probe, monkeypatch, count):
+    to = torch.empty(2)
+    probe.probe_tiny(_team(monkeypatch, count, "OpenMP"), to.data_ptr())
+    tiny = torch.tensor(1e-30) * 1e-10
+    assert to[1] == tiny
+    assert to[0] in (0.0, tiny)  # processors that lose no time keep it
+
+
+def _team(monkeypatch, count, starter):
+    if starter == "Python":
+        replacement = threads._Start(threads._start_threads)
+        monkeypatch.setattr(threads, "_starter", lambda: replacement)
+    with some_threads(count):
+        return team()
+
+
+@pytest.mark.parametrize("starter", ["OpenMP", "Python"])
+@pytest.mark.parametrize("threads_", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 2, 7, 1000])
-def test_every_part_of_the_work_is_done_once(probe, threads, count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+def test_every_part_of_the_work_is_done_once(probe, monkeypatch, threads_, count, starter):
+    _team(monkeypatch, threads_, starter)
+    with some_threads(threads_):
         to = torch.zeros(count)
         parallel(lambda begin, end: probe.probe_fill(begin, end, to.data_ptr()), count)
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(to, torch.arange(count, dtype=torch.float32))
 
 
-def test_a_failure_in_another_thread_is_not_lost():
+@pytest.mark.parametrize("failure", [ValueError, IndexError])
+def test_a_failure_in_another_thread_is_not_lost(failure):
     def task(begin, end):
         if begin > 0:
-            raise ValueError("part failed")
+            raise failure("part failed")
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(ValueError, match="part failed"):
-            parallel(task, 2)
-    finally:
-        torch.set_num_threads(before)
+    with some_threads(2), pytest.raises(failure, match="part failed"):
+        parallel(task, 2)
 
 
 def test_a_kernel_is_compiled_once(probe, tmp_path, monkeypatch):
@@ -115,6 +213,20 @@ def test_a_kernel_is_compiled_once(probe, tmp_path, monkeypatch):
     first = compiled.stat().st_mtime_ns
     assert load(PROBE, FUNCTIONS) is not None
     assert [path.stat().st_mtime_ns for path in (tmp_path / "native").iterdir()] == [first]
+
+
+def test_a_header_that_changes_is_compiled_anew(probe, tmp_path, monkeypatch):
+    monkeypatch.setenv("LENGTHWISE_CACHE", str(tmp_path / "cache"))
+    for folder in ("kernel", "shared"):
+        (tmp_path / folder).mkdir()
+    header, source = tmp_path / "shared" / "value.h", tmp_path / "kernel" / "source.c"
+    (tmp_path / "shared" / "between.h").write_text('#include "value.h"\n')
+    source.write_text('#include "../shared/between.h"\nvoid give(float *to) { *to = VALUE; }\n')
+    for value in (1.0, 2.0):
+        header.write_text(f"#define VALUE {value}f\n")
+        library, to = load(source, {"give": [POINTER]}), torch.empty(1)
+        library.give(to.data_ptr())
+        assert to.item() == value
 
 
 def test_a_file_that_does_not_compile_warns_and_says_why(probe, tmp_path):

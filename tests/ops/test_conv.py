@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.helpers import assert_close
+from tests.helpers import FORMS, assert_close, need_form, threads
 
 from lengthwise.errors import InputError
 from lengthwise.ops.conv import causal_conv, causal_conv_naive
@@ -51,9 +51,14 @@ def run(op, inputs, dtype, mask=None, **options):
     return {"y": y, "final_state": state, **{f"gradient of {k}": v.grad for k, v in leaves.items() if v is not None}}
 
 
-def compare(inputs, dtype=torch.float64, **options):
+exact_and_native = pytest.mark.parametrize("form", ["float64", "native"])
+
+
+def compare(inputs, form="float64", **options):
+    dtype, backend = FORMS[form]
+    need_form(backend)
     expected = run(naive, inputs, torch.float64, **options)
-    actual = run(causal_conv, inputs, dtype, **options)
+    actual = run(causal_conv, inputs, dtype, backend=backend, **options)
     for name, value in expected.items():
         # A filter tap that meets no input at all has gradient zero on one side and none on the other.
         if value is None:
@@ -64,41 +69,69 @@ def compare(inputs, dtype=torch.float64, **options):
             assert_close(name, actual[name], value, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("activation", [None, "silu"])
 @pytest.mark.parametrize("state", [True, False], ids=["from-buffer", "from-zero"])
 @pytest.mark.parametrize("time", [1, 2, 3, 4, 5, 17])
-def test_equals_the_oracle(time, state, activation, dtype):
-    compare(make(time=time, state=state), dtype, activation=activation)
+def test_equals_the_oracle(time, state, activation, form):
+    compare(make(time=time, state=state), form, activation=activation)
 
 
+@exact_and_native
 @pytest.mark.parametrize("width", [1, 2, 3, 6])
-def test_filters_of_any_width(width):
-    compare(make(width=width), activation="silu")
+def test_filters_of_any_width(width, form):
+    compare(make(width=width), form, activation="silu")
 
 
-def test_without_bias():
-    compare(make(bias=False))
+@pytest.mark.parametrize("time", [255, 256, 257, 515])
+def test_rows_of_several_parts(time):
+    compare(make(2, time, 33), "native", activation="silu")
 
 
+def test_many_rows_share_a_piece_of_work():
+    compare(make(130, 3, 4), "native", activation="silu")
+
+
+def test_the_number_of_threads_changes_no_bit():
+    need_form("native")
+    inputs = make(3, 600, 40)
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
+            found.append(run(causal_conv, inputs, torch.float32, activation="silu", backend="native"))
+    for results in found[1:]:
+        for name, value in results.items():
+            assert torch.equal(value, found[0][name]), name
+
+
+@exact_and_native
+def test_without_bias(form):
+    compare(make(bias=False), form)
+
+
+@exact_and_native
 @pytest.mark.parametrize("padding", ["right", "left"])
 @pytest.mark.parametrize("state", [True, False], ids=["from-buffer", "from-zero"])
-def test_lengths_on_either_side(padding, state):
+def test_lengths_on_either_side(padding, state, form):
     lengths = torch.tensor([0, 1, 2, 9])
     position = torch.arange(9)
     mask = torch.stack([position >= 9 - n if padding == "left" else position < n for n in lengths.tolist()])[..., None]
-    compare(make(batch=4, state=state), mask=mask, lengths=lengths, padding=padding)
+    compare(make(batch=4, state=state), form, mask=mask, lengths=lengths, padding=padding)
 
 
+@exact_and_native
 @pytest.mark.parametrize("piece", [1, 2, 3, 5])
-def test_pieces_shorter_than_the_filter_equal_the_whole(piece):
-    inputs = make(time=11)
-    y, end = causal_conv(*inputs.values(), activation="silu")
+def test_pieces_shorter_than_the_filter_equal_the_whole(piece, form):
+    dtype, backend = FORMS[form]
+    need_form(backend)
+    inputs = {name: value.to(dtype) for name, value in make(time=11).items()}
+    options = {"activation": "silu", "backend": backend}
+    y, end = causal_conv(*inputs.values(), **options)
     state, pieces = inputs["initial_state"], []
     for x in inputs["x"].split(piece, dim=1):
-        part, state = causal_conv(x, inputs["weight"], inputs["bias"], state, activation="silu")
+        part, state = causal_conv(x, inputs["weight"], inputs["bias"], state, **options)
         pieces.append(part)
-    assert_close("y", torch.cat(pieces, dim=1), y, 1e-13)
+    assert_close("y", torch.cat(pieces, dim=1), y, TOLERANCE[dtype])
     assert torch.equal(state, end)
 
 
@@ -115,18 +148,23 @@ def test_gradcheck(activation):
     assert torch.autograd.gradcheck(lambda *a: causal_conv(*a, activation=activation), tuple(inputs.values()))
 
 
-def test_inputs_may_be_strided_views():
-    inputs = make()
+@exact_and_native
+def test_inputs_may_be_strided_views(form):
+    dtype, backend = FORMS[form]
+    need_form(backend)
+    inputs = {name: value.to(dtype) for name, value in make().items()}
     wide = torch.cat([inputs["x"], inputs["x"] + 1], dim=-1)
-    y, state = causal_conv(wide[..., :5], *list(inputs.values())[1:])
-    expected_y, expected_state = causal_conv(*inputs.values())
+    y, state = causal_conv(wide[..., :5], *list(inputs.values())[1:], backend=backend)
+    expected_y, expected_state = causal_conv(*inputs.values(), backend=backend)
     assert torch.equal(y, expected_y)
     assert torch.equal(state, expected_state)
 
 
-def test_bfloat16_sums_in_float32():
+@pytest.mark.parametrize("backend", ["torch", "native"])
+def test_bfloat16_sums_in_float32(backend):
+    need_form(backend)
     inputs = {k: v.bfloat16() for k, v in make(time=50).items()}
-    y, state = causal_conv(*inputs.values())
+    y, state = causal_conv(*inputs.values(), backend=backend)
     expected, _ = causal_conv(*(v.double() for v in inputs.values()))
     assert y.dtype == state.dtype == torch.bfloat16
     assert torch.equal(y, expected.bfloat16())  # one rounding, of the result

@@ -5,9 +5,13 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.report.fabricate_evals import GRID, write_eval
+
+from lengthwise.report import build_page, load_groups
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -35,10 +39,25 @@ const waiting = setInterval(() => {
   if (!charts.every((chart) => chart.querySelector("svg, .broken"))) return;
   clearInterval(waiting);
   const right = (element) => element.getBoundingClientRect().right;
+  const browser = document.querySelector(".browser"), samples = [];
+  if (browser) {
+    const words = (name) => browser.querySelector(name).innerText;
+    const look = () => samples.push([words(".counter"), words(".sample")]);
+    const [task, length, outcome] = browser.querySelectorAll("select");
+    look();
+    Array.from(browser.querySelectorAll("button")).at(-1).click();
+    look();
+    outcome.value = "failed";
+    outcome.dispatchEvent(new Event("change"));
+    look();
+    document.querySelector(".export button").click();
+  }
   window.parent.postMessage({
     name: window.name,
     viewport: root.clientWidth,
     theme: root.dataset.theme,
+    samples: samples,
+    copied: document.querySelector(".export textarea") && document.querySelector(".export textarea").value,
     overflow: root.scrollWidth - root.clientWidth,
     requests: performance.getEntriesByType("resource").length,
     drawn: charts.map((chart) => [chart.id, chart.dataset.drawn]),
@@ -65,8 +84,21 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome o
 @pytest.fixture(scope="module")
 def seen(full_page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the probe found in the frames "desk" (1280 pixels, light) and "night" (360 pixels, dark)."""
+    return look(full_page, tmp_path_factory.mktemp("browser"))
+
+
+@pytest.fixture(scope="module")
+def seen_evals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The same of a page with two evaluations."""
+    folder = tmp_path_factory.mktemp("browser-evals")
+    write_eval(folder / "a", tasks=GRID, num_samples=4, failing=3)
+    write_eval(folder / "b", tasks=GRID, num_samples=4, seed=1, model="state-spaces/mamba2attn-2.7b")
+    return look(build_page(load_groups([folder / "a", folder / "b"])), folder)
+
+
+def look(full_page: str, folder: Path) -> dict[str, Any]:
+    """Open a page in both frames; what the probe says of each."""
     assert BROWSER is not None
-    folder = tmp_path_factory.mktemp("browser")
     # The libraries hold "</body>" in a string; the last one is the page's own.
     head, end, tail = full_page.rpartition("</body>")
     (folder / "report.html").write_text(head + PROBE + end + tail, encoding="utf-8")
@@ -102,3 +134,26 @@ def test_nothing_scrolls_sideways(seen: dict[str, Any], frame: str) -> None:
 @pytest.mark.parametrize("frame", ["desk", "night"])
 def test_nothing_is_asked_of_the_network(seen: dict[str, Any], frame: str) -> None:
     assert seen[frame]["requests"] == 0
+
+
+@pytest.mark.parametrize("frame", ["desk", "night"])
+def test_evaluations_are_drawn_and_fit(seen_evals: dict[str, Any], frame: str) -> None:
+    found = seen_evals[frame]
+    assert len(found["drawn"]) == 1 + 3 + 2 + 6
+    assert [name for name, drawn in found["drawn"] if drawn != found["theme"]] == []
+    assert (found["overflow"], found["requests"]) == (0, 0)
+    assert found["widest"] <= 1
+
+
+def test_single_samples_can_be_chosen(seen_evals: dict[str, Any]) -> None:
+    first, second, failed = seen_evals["desk"]["samples"]
+    total = len(GRID) * 3 * 4
+    assert [counter for counter, _ in (first, second, failed)] == [f"1 of {total}", f"2 of {total}", "1 of 3"]
+    assert "depth=0/1024/00000" in first[1]
+    assert "depth=0/1024/00001" in second[1]
+    assert "error: out of memory" in failed[1]
+    assert "Output of mamba2attn-2.7b" in failed[1]
+
+
+def test_a_table_can_be_copied_as_text(seen_evals: dict[str, Any]) -> None:
+    assert seen_evals["desk"]["copied"].startswith("### Mean of 9 tasks by length")

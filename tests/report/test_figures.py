@@ -63,10 +63,12 @@ def test_tables_are_written_once_each_and_together(runs: Path, tmp_path: Path) -
     assert [path.name for path in written] == [
         *(f"{k}.csv" for k in ("verdicts", "perplexity", "restart", "remembrance", "states", "heads", "training")),
         "tables.md",
+        "tables.tex",
     ]
     text = (tmp_path / "tables.md").read_text()
     assert text.startswith("## small-python-4m\n")
     assert text.count("\n### ") == 7
+    assert (tmp_path / "tables.tex").read_text().count("\\begin{tabular}") == 7
 
 
 @pytest.mark.parametrize(
@@ -86,7 +88,7 @@ def test_figures_of_a_named_page_stand_in_a_folder_of_its_name(
     monkeypatch.setattr("lengthwise.report.figures._converted", lambda spec, kind: kind.encode())  # for speed
     written = write_report([small[0]], tmp_path / "page.html", figures=True)
     assert written.figures[0] == tmp_path / "page" / "figures" / "perplexity.png"
-    assert written.tables[-1] == tmp_path / "page" / "tables" / "tables.md"
+    assert written.tables[-1] == tmp_path / "page" / "tables" / "tables.tex"
     assert all(path.is_file() for path in written.figures + written.tables)
 
 

@@ -178,7 +178,7 @@ def test_folder_that_is_no_run(tmp_path: Path) -> None:
     error = refused(tmp_path)
     assert error.expected == "a run folder with a readable manifest.json"
     assert error.where == str(tmp_path)
-    assert "measure, extend, train or demo" in error.fix
+    assert "measure, extend, train, demo or eval" in error.fix
 
 
 def test_missing_folder(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_newer_summary(measured: Path) -> None:
 def test_unknown_kind(measured: Path) -> None:
     edit(measured / "manifest.json", kind="sing")
     error = refused(measured)
-    assert error.expected == "a run of kind measure, extend, train or demo"
+    assert error.expected == "a run of kind measure, extend, train, demo or eval"
     assert error.got == "kind 'sing'"
 
 

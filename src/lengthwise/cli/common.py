@@ -254,13 +254,15 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    # Text, because what comes from a run may hold brackets, which rich would read as markup.
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
         numeric = index > 0 and all(row[index] is None or _is_number(row[index]) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(shown(cell) for cell in row))
+        table.add_row(*(Text(shown(cell)) for cell in row))
     Console(highlight=False, width=None if sys.stdout.isatty() else 120).print(table)
 
 

@@ -16,6 +16,7 @@ from lengthwise.cli.common import (
     default_is,
     default_out,
     given,
+    human_bytes,
     output_for,
     parse,
     print_facts,
@@ -61,6 +62,10 @@ class Options:
     """Tokens of a text per forward pass; speed and memory only."""
     batch_size: Annotated[OptionalSize, default_is(MeasureConfig.batch_size)] = None
     """Texts per forward pass; speed and memory only."""
+    attention_budget: Annotated[OptionalSize, default_is("all")] = None
+    """Tokens that attention layers keep and see; the model is then one with such a window."""
+    memory_limit: Annotated[OptionalSize, default_is("half of the memory")] = None
+    """Most bytes (4g, 500m) that keys and values of attention layers may take."""
     seed: Annotated[OptionalInt, default_is(MeasureConfig.seed)] = None
     """Root of the choice of documents, of places in them, and of resamples."""
     device: Annotated[OptionalText, default_is(MeasureConfig.device)] = None
@@ -91,6 +96,8 @@ SETTINGS = (
     "tokenizer",
     "chunk",
     "batch_size",
+    "attention_budget",
+    "memory_limit",
     "seed",
     "device",
     "label",
@@ -146,6 +153,12 @@ def warnings(summary: dict[str, Any]) -> list[str]:
                 f"The training context is {outside['context_length_from']} of its configuration; give --context-length "
                 "where it was trained on shorter texts."
             )
+    attention = summary.get("attention")
+    if attention is not None and attention["budget"] is not None:
+        found.append(
+            f"Attention layers keep and see {attention['budget']:,} tokens: these are the figures of a model with that "
+            "window."
+        )
     return found + [f"No {metric}: {reason}." for metric, reason in (summary.get("skipped") or {}).items()]
 
 
@@ -178,4 +191,8 @@ def print_summary(out: str, summary: dict[str, Any]) -> None:
                 for each in perplexity["bins"]
             ],
         )
+    attention = summary.get("attention")
+    if attention is not None:
+        kept = "all tokens" if attention["budget"] is None else f"{attention['budget']:,} tokens"
+        print(f"attention layers keep {kept}, {human_bytes(attention['bytes_per_text'])} of a text at its end\n")
     print(f"run folder: {out}\npage:       lengthwise report {out}")

@@ -1,25 +1,37 @@
-"""`lengthwise report RUN...`: one page with tables and charts from run folders."""
+"""`lengthwise report RUN...`: one page with tables and charts from run folders; scores made again; SQL over runs."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lengthwise.cli.common import Flag, OptionalPath, default_is, human_bytes, output_for, parse, print_table
+from lengthwise.cli.common import (
+    Flag,
+    OptionalInt,
+    OptionalPath,
+    OptionalText,
+    default_is,
+    human_bytes,
+    output_for,
+    parse,
+    print_table,
+)
 from lengthwise.errors import InputError
 
 if TYPE_CHECKING:
-    from lengthwise.report import Group
+    from lengthwise.evaluate.rescore import Rescored
+    from lengthwise.report import AnyGroup
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Make one self-contained HTML page from the folders of measure, extend, demo and train runs.
+    """Make one self-contained HTML page from the folders of measure, extend, demo, train and eval runs.
 
-    Measure runs given together are drawn on the same axes; an extend run brings its own before, control and after. No
-    model is loaded, and the page loads nothing from the network.
+    Measure runs given together are drawn on the same axes, and so are eval runs; an extend run brings its own before,
+    control and after. No model is loaded, and the page loads nothing from the network.
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...", help_behavior_hint="")]
@@ -27,7 +39,13 @@ class Options:
     out: Annotated[OptionalPath, default_is("the run folder, or report.html for several runs")] = None
     """Folder for report.html, or a file ending in .html."""
     figures: Flag = False
-    """Also write the charts as PNG, SVG and PDF, and the tables as CSV and Markdown."""
+    """Also write the charts as PNG, SVG and PDF, and the tables as CSV, Markdown and LaTeX."""
+    samples: Annotated[OptionalInt, default_is("as many as fit a page of a few MB")] = None
+    """Samples of each task at each length of an eval run that the page shows one by one; 0 for none."""
+    rescore: Flag = False
+    """First score the outputs of the eval runs again, without the model, and rewrite their scores and summary."""
+    sql: Annotated[OptionalText, default_is("no query; a page")] = None
+    """Instead of a page, answer a query in DuckDB's SQL over the tables runs, cells, samples and positions."""
     json: Flag = False
     """Print JSON for machines, and nothing else on stdout."""
 
@@ -40,15 +58,30 @@ def main(arguments: Sequence[str]) -> int:
             expected="at least one run folder",
             got="none",
             where="the command line, after `lengthwise report`",
-            fix="give the folder that a measure, extend, train or demo run wrote",
+            fix="give the folder that a measure, extend, train, demo or eval run wrote",
         )
+    _check(options)
     with output_for(options.json) as emit:
+        rescored = _rescore(options.runs) if options.rescore else []
+        if not options.json:
+            for found in rescored:
+                print_rescored(found)
+        if options.sql is not None:
+            from lengthwise.report.sql import query
+
+            answer = query(options.runs, options.sql)
+            if options.json:
+                emit({"columns": answer.columns, "rows": [[_plain(cell) for cell in row] for row in answer.rows]})
+            else:
+                print_table(f"{len(answer.rows):,} rows", answer.columns, answer.rows)
+            return 0
         from lengthwise.report import write_report
 
-        written = write_report(options.runs, options.out, figures=options.figures)
+        written = write_report(options.runs, options.out, figures=options.figures, samples=options.samples)
         if options.json:
             emit(
                 {
+                    **({"rescored": rescored} if options.rescore else {}),
                     "page": str(written.page),
                     "bytes": written.num_bytes,
                     "figures": [str(path) for path in written.figures],
@@ -66,9 +99,70 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _described(group: "Group") -> dict[str, Any]:
-    """A group for machines: its result in words, and the verdicts by model."""
-    from lengthwise.report.words import headline
+def _check(options: Options) -> None:
+    """Refuse what would be without effect or without sense."""
+    if options.samples is not None and options.samples < 0:
+        raise InputError(
+            expected="a whole number from 0", got=str(options.samples), where="--samples", fix="give, for example, 20"
+        )
+    idle = [f"--{name}" for name in ("out", "figures", "samples") if getattr(options, name) not in (None, False)]
+    if options.sql is not None and idle:
+        raise InputError(
+            expected="--sql, or a page",
+            got=f"--sql together with {', '.join(idle)}",
+            where="the command line",
+            fix="give two commands; a query can write a file itself: COPY (SELECT ...) TO 'scores.csv'",
+        )
+
+
+def _rescore(runs: Sequence[Path]) -> "list[Rescored]":
+    """Score every evaluation among the runs again."""
+    from lengthwise.evaluate.rescore import rescore
+    from lengthwise.runs import RunFolder
+
+    kinds = {path: RunFolder.open(path).manifest.get("kind") for path in runs}
+    evals = [path for path, kind in kinds.items() if kind == "eval"]
+    if not evals:
+        raise InputError(
+            expected="at least one run of kind eval to score again",
+            got=f"runs of kind {', '.join(sorted({str(kind) for kind in kinds.values()}))}",
+            where="--rescore",
+            fix="give the folder of an evaluation, or leave --rescore out",
+        )
+    return [rescore(path) for path in evals]
+
+
+def print_rescored(found: "Rescored") -> None:
+    """For people: what scoring again changed."""
+    failed = f"; {found.failures:,} failed and stay so" if found.failures else ""
+    print(f"{found.path}: scored {found.count:,} outputs again, {found.changed:,} scores changed{failed}")
+    for name, (old, new) in found.versions.items():
+        print(f"  {name} was version {old}, is {new} now")
+    if found.cells:
+        rows = [
+            (cell.task, cell.length, 100 * cell.before, 100 * cell.after, f"{cell.changed:,} of {cell.count:,}")
+            for cell in found.cells
+        ]
+        print_table("changed means, in percent", ("task", "length", "before", "after", "scores changed"), rows)
+
+
+def _plain(cell: Any) -> Any:
+    """A value of a query as JSON has it."""
+    if isinstance(cell, float):
+        return cell if math.isfinite(cell) else None
+    if cell is None or isinstance(cell, str | int | bool):
+        return cell
+    if isinstance(cell, list | tuple):
+        return [_plain(item) for item in cell]
+    if isinstance(cell, dict):
+        return {str(key): _plain(item) for key, item in cell.items()}
+    return str(cell)
+
+
+def _described(group: "AnyGroup") -> dict[str, Any]:
+    """A group for machines: its result in words, and the verdicts or scores by model."""
+    from lengthwise.report.evals.records import EvalGroup
+    from lengthwise.report.faces import headline
 
     return {
         "title": group.title,
@@ -76,6 +170,18 @@ def _described(group: "Group") -> dict[str, Any]:
         "headline": headline(group),
         "notes": list(group.notes),
         "models": [
+            {
+                "name": model.name,
+                "run": model.path,
+                "complete": model.complete,
+                "failures": model.failures,
+                "mean": {str(length): asdict(mean) for length, mean in model.mean.items()},
+                "effective_length": {"by_own_share": model.by_own_share, "by_ruler_threshold": model.by_threshold},
+            }
+            for model in group.models
+        ]
+        if isinstance(group, EvalGroup)
+        else [
             {
                 "name": model.name,
                 "role": model.role,
@@ -91,10 +197,9 @@ def _described(group: "Group") -> dict[str, Any]:
     }
 
 
-def print_group(group: "Group") -> None:
+def print_group(group: "AnyGroup") -> None:
     """A group for people: headline, notes, and the scoreboard of the page."""
-    from lengthwise.report.tables import board
-    from lengthwise.report.words import headline
+    from lengthwise.report.faces import board, headline
 
     for note in group.notes:
         print(f"note: {note}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from lengthwise.engines.opening import OpenedModel
 from lengthwise.errors import InputError
-from lengthwise.models.lm import MAX_LOGITS
+from lengthwise.models.lm import MAX_LOGITS, LanguageModel
 
 FLOAT_BYTES = 4
 ACTIVATIONS = 128
@@ -68,3 +69,39 @@ def check_memory(opened: OpenedModel, length: int) -> None:
         where="length",
         fix=f"give --length {fits} or less",
     )
+
+
+def check_attention_memory(
+    model: LanguageModel, texts: Sequence[tuple[int, int]], limit: int | None, *, fix: str
+) -> int:
+    """Refuse texts whose keys and values do not fit.
+
+    Args:
+        model: one of ours, its attention budget set.
+        texts: what is read side by side: (rows, tokens of each) of every batch.
+        limit: most bytes; None for half of the physical memory.
+        fix: what the user can do.
+
+    Returns:
+        Bytes that the largest batch keeps at its end; 0 for a model without attention.
+
+    Raises:
+        InputError: where that is more than the limit.
+    """
+    need = max((rows * model.attention_state_bytes(tokens) for rows, tokens in texts), default=0)
+    have = machine_bytes()
+    allowed = limit if limit is not None else None if have is None else have // 2
+    if allowed is None or need <= allowed:
+        return need
+    rows, tokens = max(texts, key=lambda text: text[0] * model.attention_state_bytes(text[1]))
+    raise InputError(
+        expected=f"keys and values of at most {_shown(allowed)} "
+        f"({'the memory limit' if limit is not None else 'half of the memory of this machine'})",
+        got=f"{rows:,} texts of {tokens:,} tokens, whose attention layers keep {_shown(need)}",
+        where="length",
+        fix=fix,
+    )
+
+
+def _shown(count: int) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

@@ -397,7 +397,9 @@ def _reduced_ours(values: Mapping[str, Any], width: int) -> dict[str, Any]:
         if mixer not in kinds:
             kinds.append(mixer)
     chosen = [*kinds, kinds[0]][: max(2, len(kinds) + 1)]
-    factors = _factors({"hidden_size": values["d_model"], **values["mixer"]}, width, 2)
+    size = values["mixer"].get("head_size")  # RWKV's number of heads follows from their size
+    heads = {} if size is None else {"num_heads": values["d_model"] // size}
+    factors = _factors({"hidden_size": values["d_model"], **heads, **values["mixer"]}, width, 2)
 
     def small(settings: Mapping[str, Any]) -> dict[str, Any]:
         found = {}

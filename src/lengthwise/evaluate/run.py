@@ -23,6 +23,7 @@ from lengthwise.distributed import World
 from lengthwise.engines.base import Answer, Engine, Request
 from lengthwise.errors import InputError, LengthwiseError, RunFailure
 from lengthwise.evaluate.config import BLOCK, EvalConfig
+from lengthwise.evaluate.records import PARTS, part_name, read_samples
 from lengthwise.evaluate.summary import summarize
 from lengthwise.runs import RunFolder
 from lengthwise.tasks.base import Sample, Task
@@ -213,6 +214,7 @@ def _record(task: Task, sample: Sample, answer: Answer, subject: Subject, scorer
         "prompt_tail": tail,
         "answers": list(sample.answers),
         "meta": dict(sample.meta),
+        "continuation": sample.continuation is not None,
         "num_prompt_tokens_seen": answer.num_prompt_tokens,
         "output": None if answer.error is not None else text,
         "output_tokens": answer.tokens.tolist(),
@@ -233,25 +235,11 @@ def score_record(task: Task, sample: Sample, answer: Answer, text: str, scorer: 
     return {"score": scores[used], "scorer": used, "scores": scores}
 
 
-def part_name(rank: int) -> str:
-    """File that a process other than a single one writes."""
-    return f"samples.rank-{rank:04d}.jsonl"
-
-
-def read_samples(run: RunFolder) -> list[dict[str, Any]]:
-    """Every answer that a run holds, parts of its processes included, each once."""
-    records = {record["id"]: record for record in run.read_samples()}
-    for path in sorted(run.path.glob("samples.rank-*.jsonl")):
-        for record in run.read_samples(path.name):
-            records.setdefault(record["id"], record)
-    return list(records.values())
-
-
 def join_samples(run: RunFolder, order: dict[str, int]) -> list[dict[str, Any]]:
     """Put all answers into `samples.jsonl` in order, and remove the parts."""
     records = sorted((r for r in read_samples(run) if r["id"] in order), key=lambda record: order[record["id"]])
     run.replace_samples(records)
-    for path in run.path.glob("samples.rank-*.jsonl"):
+    for path in run.path.glob(PARTS):
         path.unlink()
     return records
 

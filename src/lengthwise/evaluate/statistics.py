@@ -88,7 +88,10 @@ def mean_score(scores: Sequence[float | None], *, binary: bool, seed: int = 0) -
 
 
 def mean_of_means(cells: Sequence[Sequence[float | None]], *, seed: int = 0) -> Mean:
-    """Plain mean over cells (as RULER averages its tasks); resampled within each cell, so cells count alike."""
+    """Plain mean over cells (as RULER averages its tasks); resampled within each cell, so cells count alike.
+
+    Where every score is 0, or every score 1, the interval is Wilson's over all samples.
+    """
     filled = [[0.0 if score is None else score for score in cell] for cell in cells if cell]
     if not filled:
         return Mean(None, None, None, 0)
@@ -97,6 +100,10 @@ def mean_of_means(cells: Sequence[Sequence[float | None]], *, seed: int = 0) -> 
     failures = sum(score is None for cell in cells for score in cell)
     if any(len(cell) < 2 for cell in filled):
         return Mean(value, None, None, count, failures)
+    if value in (0.0, 1.0):
+        # All alike: resampling sees no spread at all. Wilson's interval over all samples has a width here too.
+        low, high = wilson(round(value * count), count) or (None, None)
+        return Mean(value, low, high, count, failures)
     total = np.zeros(_RESAMPLES)
     for place, cell in enumerate(filled):
         random = numpy_rng(seed, "cells-bootstrap", place, len(cell))
@@ -141,7 +148,8 @@ def paired_difference(
     if not deltas:
         return Difference(None, None, None, 0, 0, 0, None)
     better, worse = sum(delta > 0 for delta in deltas), sum(delta < 0 for delta in deltas)
-    ends = bootstrap(deltas, seed=seed)
+    # Where all differ alike, resampling sees no spread: the interval is unknown, not of no width.
+    ends = bootstrap(deltas, seed=seed) if len(set(deltas)) > 1 else None
     low, high = ends if ends is not None else (None, None)
     return Difference(sum(deltas) / len(deltas), low, high, len(deltas), better, worse, _sign_test(better, worse))
 

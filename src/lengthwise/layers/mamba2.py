@@ -9,9 +9,12 @@ import torch
 from torch import nn
 
 from lengthwise.layers._mamba2_inner import Parameters, Sizes, mamba2_inner
+from lengthwise.layers._mamba2_native import library, mamba2_inner_native
 from lengthwise.layers.base import Mixer, Place
 from lengthwise.layers.configs import Mamba2Config
+from lengthwise.layers.linear import Linear
 from lengthwise.layers.norms import GatedRMSNorm
+from lengthwise.native import resolve_backend
 from lengthwise.ops.conv.depthwise import extend, last_inputs
 from lengthwise.ops.padding import real_tokens
 from lengthwise.shapes import Float, Int, Tensor
@@ -43,7 +46,7 @@ class Mamba2(Mixer):
         self.d_inner = config.expand * d_model
         self.num_heads = self.d_inner // config.headdim
         self.conv_width = self.d_inner + 2 * config.ngroups * config.d_state
-        self.in_proj = nn.Linear(d_model, self.d_inner + self.conv_width + self.num_heads, bias=config.bias)
+        self.in_proj = Linear(d_model, self.d_inner + self.conv_width + self.num_heads, bias=config.bias)
         self.conv1d = nn.Conv1d(
             self.conv_width, self.conv_width, config.d_conv, groups=self.conv_width, bias=config.conv_bias
         )
@@ -51,7 +54,7 @@ class Mamba2(Mixer):
         self.A_log = nn.Parameter(torch.empty(self.num_heads))
         self.D = nn.Parameter(torch.ones(self.num_heads))
         self.norm = GatedRMSNorm(self.d_inner, config.ngroups, norm_eps)
-        self.out_proj = nn.Linear(self.d_inner, d_model, bias=config.bias)
+        self.out_proj = Linear(self.d_inner, d_model, bias=config.bias)
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator, place: Place) -> None:
@@ -100,26 +103,39 @@ class Mamba2(Mixer):
         Returns:
             Outputs, and the state after the last real token of each row.
         """
-        config = self.config
         projected = self.in_proj(u)
         real = None if lengths is None else real_tokens(lengths, u.shape[1])
-        exact = torch.promote_types(projected.dtype, torch.float32)
-        parameters = Parameters(
-            conv_weight=self.conv1d.weight.squeeze(1).to(exact),
-            conv_bias=None if self.conv1d.bias is None else self.conv1d.bias.to(exact),
-            dt_bias=self.dt_bias.to(exact),
-            A=-torch.exp(self.A_log.to(exact)),
-            D=self.D.to(exact),
-            norm_weight=self.norm.weight.to(exact),
-        )
-        sizes = Sizes(config.headdim, config.ngroups, config.chunk_size, config.dt_limit, self.norm.eps)
+        parameters = self.inner_parameters(exact := torch.promote_types(projected.dtype, torch.float32))
         conv_state = None if state is None else state.conv.to(exact)
         ssm_state = None if state is None else state.ssm.to(exact)
-        y, new_ssm = mamba2_inner(projected, parameters, conv_state, ssm_state, real, sizes)
-        new_conv = self._next_buffer(projected, None if state is None else state.conv, lengths)
+        inner = mamba2_inner_native if self.runs_native(projected) else mamba2_inner
+        y, new_ssm = inner(projected, parameters, conv_state, ssm_state, real, self.sizes)
+        new_conv = self.next_buffer(projected, None if state is None else state.conv, lengths)
         return self.out_proj(y), Mamba2State(ssm=new_ssm, conv=new_conv)
 
-    def _next_buffer(self, projected: Tensor, buffer: Tensor | None, lengths: Tensor | None) -> Tensor:
+    def runs_native(self, values: Tensor) -> bool:
+        """Whether the work on such numbers is done by the kernels in C."""
+        exact = torch.promote_types(values.dtype, torch.float32)
+        return resolve_backend(self.backend, values.device, exact) == "native" and library() is not None
+
+    def inner_parameters(self, dtype: torch.dtype) -> Parameters:
+        """What the work between the projections needs of the parameters, in the dtype of its arithmetic."""
+        return Parameters(
+            conv_weight=self.conv1d.weight.squeeze(1).to(dtype),
+            conv_bias=None if self.conv1d.bias is None else self.conv1d.bias.to(dtype),
+            dt_bias=self.dt_bias.to(dtype),
+            A=-torch.exp(self.A_log.to(dtype)),
+            D=self.D.to(dtype),
+            norm_weight=self.norm.weight.to(dtype),
+        )
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes that the shapes of the parameters do not tell."""
+        config = self.config
+        return Sizes(config.headdim, config.ngroups, config.chunk_size, config.dt_limit, self.norm.eps)
+
+    def next_buffer(self, projected: Tensor, buffer: Tensor | None, lengths: Tensor | None) -> Tensor:
         """The last W-1 real inputs of the convolution."""
         xBC = projected[..., self.d_inner : self.d_inner + self.conv_width]
         count = self.config.d_conv - 1

@@ -1,14 +1,17 @@
-"""A Mamba-2 layer at less than full price, where part of its work is not wanted or is the same for many rows.
+"""A Mamba-2 block that is only read: without gradients, and without the work that nobody needs.
 
-Both functions give what `Mamba2.forward` gives, without gradients.
+`read_block` gives what the block itself would give, up to rounding. It saves
 
-- `state_after`: only the state is wanted, because nothing above reads the output. The gate, the output projection and
-  everything that multiplies C are left out: about a third of the work remains.
-- `forward_shared`: many rows, each with its own state, read the same input, as in the lowest layer when all rows read
-  the same tokens. The recurrence is linear in (input, initial state), so the input's part is computed once for all
+- the output, where only the state is wanted because nothing above reads it: the gate, the output projection and
+  everything that multiplies C are left out, and about a third of the work remains,
+- most of the work of many rows that read the same input, each with its own state, as in the lowest layer when all rows
+  read the same tokens. The recurrence is linear in (input, initial state), so the input's part is computed once for all
   rows and each row adds what its state still contributes: with ``d[t] = sum_{s <= t} dt[s] A``,
 
       y_row[t] = y_shared[t] + exp(d[t]) S_row C[t]           S_row' = S_shared' + exp(d[T]) S_row
+
+In float32 on a CPU the whole block is one kernel (`mamba2.c`), in which nothing that a token needs leaves the cache
+between the residual stream before the block and behind it. Otherwise it is made of the parts of the layer.
 """
 
 from __future__ import annotations
@@ -18,29 +21,109 @@ import math
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch import nn
 
+from lengthwise.layers._mamba2_native import Surroundings, mamba2_read_native
 from lengthwise.layers.mamba2 import Mamba2, Mamba2State
-from lengthwise.layers.norms import rms_norm
+from lengthwise.layers.norms import RMSNorm, rms_norm
 from lengthwise.ops.conv import causal_conv
 from lengthwise.ops.ssd import ssd
 from lengthwise.shapes import Float, Tensor
 
+FEWEST_TOKENS = 16
+"""The kernel goes through both projections for each row apart, which pays from so many tokens a row on."""
+
 
 @torch.no_grad()
-def state_after(mixer: Mamba2, u: Float[Tensor, "B T D"], state: Mamba2State | None = None) -> Mamba2State:
-    """The state after reading `u` from `state`; no output.
+def read_block(
+    norm: nn.Module,
+    mixer: Mamba2,
+    residual: Float[Tensor, "B T D"],
+    state: Mamba2State | None = None,
+    *,
+    silent: bool = False,
+) -> tuple[Float[Tensor, "R T D"] | None, Mamba2State]:
+    """The residual stream behind the block, and the state.
 
     Args:
-        mixer: the layer.
-        u: inputs, at least one token.
-        state: state before the first token; None for zeros.
+        norm: of the block, before the mixer.
+        mixer: the mixer.
+        residual: the stream before the block, at least one token; a row for each of the state, or one for all R.
+        state: before the first token; None for zeros.
+        silent: the state alone is wanted; the stream is None then.
     """
+    if not _is_one_kernel(norm, mixer, residual):
+        return _read_in_parts(norm, mixer, residual, state, silent)
+    assert isinstance(norm, RMSNorm)
+    around, inside, sizes = _surroundings(norm, mixer), mixer.inner_parameters(torch.float32), mixer.sizes
+    if state is None:
+        added = None if silent else torch.empty_like(residual, memory_format=torch.contiguous_format)
+        conv, ssm = mamba2_read_native(residual, added, around, inside, None, None, sizes)
+        return added, Mamba2State(ssm=ssm, conv=conv)
+    rows, time, width = state.ssm.shape[0], residual.shape[1], mixer.config.d_conv - 1
+    added = None if silent else residual.new_empty(rows, time, residual.shape[2])
+    conv, ssm, begin = state.conv, state.ssm, 0
+    if rows > residual.shape[0] and not _same_rows(conv):
+        # The first W - 1 tokens are read row by row; from then on all rows see the same in the convolution.
+        begin = min(width, time)
+        first = residual[:, :begin].expand(rows, -1, -1)
+        stream, state = _read_in_parts(norm, mixer, first, state, silent)
+        if added is not None and stream is not None:
+            added[:, :begin] = stream
+        conv, ssm = state.conv, state.ssm
+    if begin < time:
+        shared = rows > residual.shape[0]
+        stream = None if added is None else added[:, begin:]
+        buffer = conv[:1] if shared else conv
+        conv, ssm = mamba2_read_native(residual[:, begin:], stream, around, inside, buffer, ssm, sizes)
+        conv = conv.expand(rows, -1, -1)
+    return added, Mamba2State(ssm=ssm, conv=conv)
+
+
+def _is_one_kernel(norm: nn.Module, mixer: Mamba2, residual: Tensor) -> bool:
+    return (
+        isinstance(norm, RMSNorm)
+        and residual.dtype == mixer.in_proj.weight.dtype == torch.float32
+        and residual.shape[1] >= FEWEST_TOKENS
+        and mixer.runs_native(residual)
+    )
+
+
+def _surroundings(norm: RMSNorm, mixer: Mamba2) -> Surroundings:
+    return Surroundings(
+        norm_weight=norm.weight,
+        norm_eps=norm.eps,
+        in_weight=mixer.in_proj.weight,
+        in_bias=mixer.in_proj.bias,
+        out_weight=mixer.out_proj.weight,
+        out_bias=mixer.out_proj.bias,
+    )
+
+
+def _read_in_parts(
+    norm: nn.Module, mixer: Mamba2, residual: Tensor, state: Mamba2State | None, silent: bool
+) -> tuple[Tensor | None, Mamba2State]:
+    u = norm(residual).to(mixer.in_proj.weight.dtype)
+    rows = len(residual) if state is None else len(state.ssm)
+    if silent:
+        return None, _state_after(mixer, u.expand(rows, -1, -1), state)
+    y, new = mixer(u, state) if state is None or len(u) == rows else _forward_shared(mixer, u, state)
+    return residual + y, new
+
+
+def _state_after(mixer: Mamba2, u: Float[Tensor, "B T D"], state: Mamba2State | None) -> Mamba2State:
+    """The state after reading `u` from `state`; no output."""
     config = mixer.config
-    first, heads = mixer.d_inner, mixer.num_heads
+    first, width = mixer.d_inner, config.d_conv - 1
     bias = None if mixer.in_proj.bias is None else mixer.in_proj.bias[first:]
-    raw, dt = F.linear(u, mixer.in_proj.weight[first:], bias).split([mixer.conv_width, heads], dim=-1)
+    projected = F.linear(u, mixer.in_proj.weight[first:], bias)  # all but z
+    raw = projected[..., : mixer.conv_width]
+    before = raw.new_zeros(raw.shape[0], width, mixer.conv_width) if state is None else state.conv
+    kept = min(width, raw.shape[1])
+    conv = torch.cat([before[:, kept:], raw[:, raw.shape[1] - kept :]], dim=1)
     # The channels of x and B alone go through the convolution; the buffer keeps those of C too.
     wanted = mixer.d_inner + config.ngroups * config.d_state
+    dt = _step_sizes(mixer, projected[..., mixer.conv_width :])
     filters, filter_bias = mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias
     xB, _ = causal_conv(
         raw[..., :wanted],
@@ -49,11 +132,10 @@ def state_after(mixer: Mamba2, u: Float[Tensor, "B T D"], state: Mamba2State | N
         None if state is None else state.conv[..., :wanted],
     )
     x, B = F.silu(xB, inplace=True).split([mixer.d_inner, wanted - mixer.d_inner], dim=-1)
-    dt = _step_sizes(mixer, dt)
     log_decay = torch.cumsum(dt * _rates(mixer, dt.dtype), dim=1)  # [B, T, H]
     total = log_decay[:, -1]
     weight = (total[:, None] - log_decay).exp() * dt
-    x = rearrange(x, "b t (h p) -> b t h p", h=heads).to(dt.dtype).mul_(weight[..., None])
+    x = rearrange(x, "b t (h p) -> b t h p", p=config.headdim).to(dt.dtype).mul_(weight[..., None])
     added = torch.matmul(
         rearrange(x, "b t (g r) p -> b g (r p) t", g=config.ngroups),
         rearrange(B.to(dt.dtype), "b t (g n) -> b g t n", g=config.ngroups),
@@ -61,38 +143,26 @@ def state_after(mixer: Mamba2, u: Float[Tensor, "B T D"], state: Mamba2State | N
     ssm = rearrange(added, "b g (r p) n -> b (g r) p n", p=config.headdim)
     if state is not None:
         ssm = torch.addcmul(ssm, total.exp()[..., None, None], state.ssm)
-    width = config.d_conv - 1
-    before = raw.new_zeros(raw.shape[0], width, mixer.conv_width) if state is None else state.conv
-    kept = min(width, raw.shape[1])
-    conv = torch.cat([before[:, kept:], raw[:, raw.shape[1] - kept :]], dim=1)
     return Mamba2State(ssm=ssm, conv=conv)
 
 
-@torch.no_grad()
-def forward_shared(
+def _forward_shared(
     mixer: Mamba2, u: Float[Tensor, "1 T D"], state: Mamba2State
 ) -> tuple[Float[Tensor, "R T D"], Mamba2State]:
-    """Outputs and state of R rows that read the same input, each from a state of its own.
-
-    The convolution sees the last W - 1 inputs of a row. Where they differ between rows, as after a row has entered, the
-    first W - 1 tokens are read row by row; from then on they are the same.
-
-    Args:
-        mixer: the layer.
-        u: the inputs, at least one token.
-        state: states of all rows before the first token.
-    """
+    """Outputs and state of R rows that read the same input, each from a state of its own."""
     rows, time, width = state.ssm.shape[0], u.shape[1], state.conv.shape[1]
     if rows == 1:
         return mixer(u, state)
-    if not torch.equal(state.conv, state.conv[:1].expand_as(state.conv)):
+    if not _same_rows(state.conv):
         y, state = mixer(u[:, :width].expand(rows, -1, -1), state)
         if time <= width:
             return y, state
-        later, state = forward_shared(mixer, u[:, width:], state)
+        state = Mamba2State(ssm=state.ssm, conv=state.conv[:1].expand_as(state.conv))
+        later, state = _forward_shared(mixer, u[:, width:], state)
         return torch.cat([y, later], dim=1), state
     config, heads = mixer.config, mixer.num_heads
-    z, raw, dt = mixer.in_proj(u).split([mixer.d_inner, mixer.conv_width, heads], dim=-1)
+    projected = mixer.in_proj(u)
+    z, raw, dt = projected.split([mixer.d_inner, mixer.conv_width, heads], dim=-1)
     convolved, conv = causal_conv(raw, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, state.conv[:1])
     bc_width = config.ngroups * config.d_state
     x, B, C = F.silu(convolved, inplace=True).split([mixer.d_inner, bc_width, bc_width], dim=-1)
@@ -112,6 +182,13 @@ def forward_shared(
     normed = rms_norm(gated, mixer.norm.weight, mixer.norm.eps, mixer.norm.groups).to(u.dtype)
     new = torch.addcmul(ssm, decay[:, -1, :, None, None], state.ssm)
     return mixer.out_proj(normed), Mamba2State(ssm=new, conv=conv.expand(rows, -1, -1))
+
+
+def _same_rows(buffer: Tensor) -> bool:
+    """Whether all rows are the first one; some roundings, as rows of one product may differ by, do not count."""
+    exact = torch.promote_types(buffer.dtype, torch.float32)
+    first, eps = buffer[:1].to(exact), torch.finfo(buffer.dtype).eps
+    return bool((buffer - first).abs().max() <= 16 * eps * first.abs().max()) if buffer.numel() else True
 
 
 def _step_sizes(mixer: Mamba2, dt: Tensor) -> Tensor:

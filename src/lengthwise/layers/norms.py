@@ -2,9 +2,12 @@
 
 With ``r = 1 / sqrt(mean(x^2) + eps)`` the norm is ``y = w r x``, and since ``dr/dx = -r^3 x / n`` for n elements,
 ``dx = r w dy - x r^3 sum(w dy x) / n`` and ``dw = sum over tokens of r x dy``: both sums are matrix-vector products of
-the one product ``x dy``.
+the one product ``x dy``. `rms_norm` has a kernel in C beside it (`norms.c`), which passes over its tensors once.
 """
 
+import ctypes
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,16 +15,26 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from lengthwise.native import Backend, Team, load, resolve_backend, team
 from lengthwise.shapes import Float, Tensor
 
 
 def rms_norm(
-    x: Float[Tensor, "... D"], weight: Float[Tensor, " D"], eps: float, groups: int = 1
+    x: Float[Tensor, "... D"],
+    weight: Float[Tensor, " D"],
+    eps: float,
+    groups: int = 1,
+    *,
+    backend: Backend = "auto",
 ) -> Float[Tensor, "... D"]:
     """``weight * x / sqrt(mean(x^2) + eps)``, the mean over each of `groups` equal parts of the last dimension.
 
     The result has the dtype of `x`. The gradient cannot be differentiated again.
     """
+    if resolve_backend(backend, x.device, x.dtype) == "native" and x.numel() and _library() is not None:
+        exact = x if x.dtype in (torch.float32, torch.bfloat16) else x.float()
+        out: Tensor = _NativeRMSNorm.apply(exact.contiguous(), weight, eps, groups)  # type: ignore[no-untyped-call]
+        return out.to(x.dtype)
     return _RMSNorm.apply(x, weight, eps, groups)  # type: ignore[no-untyped-call]
 
 
@@ -43,6 +56,7 @@ class RMSNorm(nn.Module):
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
+        self.backend: Backend = "auto"
         self.weight = nn.Parameter(torch.ones(width))
 
     @torch.no_grad()
@@ -51,7 +65,7 @@ class RMSNorm(nn.Module):
         self.weight.fill_(1.0)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        return rms_norm(x, self.weight, self.eps)
+        return rms_norm(x, self.weight, self.eps, backend=self.backend)
 
 
 class RMSNormPlusOne(nn.Module):
@@ -165,3 +179,90 @@ class _GatedRMSNorm(torch.autograd.Function):
         d_gated, dw = norm_backward(dout, (gate * y).contiguous(), weight.to(r.dtype), r)
         dz = torch.ops.aten.silu_backward(d_gated * y, z_)
         return gate.mul_(d_gated).to(y.dtype), dz.to(z.dtype), dw.to(weight.dtype), None, None
+
+
+class _Job(ctypes.Structure):
+    """`norm_job` of `norms.c`."""
+
+    _fields_ = (
+        ("by", Team),
+        *((name, ctypes.c_int64) for name in ("tokens", "groups", "width", "half", "blocks")),
+        ("eps", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "y", "r", "dy", "dx", "d_weight", "scratch")),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    job = ctypes.POINTER(_Job)
+    return load(
+        Path(__file__).with_name("norms.c"),
+        {
+            "norm_sizes": [job, ctypes.POINTER(ctypes.c_int64)],
+            "norm_forward": [job],
+            "norm_backward": [job],
+        },
+    )
+
+
+def _describe(x: Tensor, weight: Tensor, eps: float, groups: int) -> tuple[_Job, Tensor, int]:
+    """A job without results, its scratch, and the numbers of the sums of a block."""
+    width = x.shape[-1] // groups
+    tokens = x.numel() // x.shape[-1]
+    by = team()
+    if x.numel() < 1 << 15:  # threads would cost more than they save
+        by.threads = 1
+    # At least 64 tokens a block, and at most 64 blocks, whatever the number of threads: sums go by block.
+    blocks = max(1, min(64, tokens // 64))
+    job = _Job(
+        by=by,
+        tokens=tokens,
+        groups=groups,
+        width=width,
+        half=x.dtype == torch.bfloat16,
+        blocks=blocks,
+        eps=eps,
+        x=x.data_ptr(),
+        weight=weight.data_ptr(),
+    )
+    sizes = (ctypes.c_int64 * 2)()
+    _compiled().norm_sizes(job, sizes)
+    scratch = torch.empty(by.threads * sizes[0], dtype=torch.float32)
+    job.scratch = scratch.data_ptr()
+    return job, scratch, sizes[1]
+
+
+def _compiled() -> ctypes.CDLL:
+    library = _library()
+    assert library is not None, "the caller checks for a compiler"
+    return library
+
+
+class _NativeRMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, groups: int) -> Tensor:
+        exact = weight.float().contiguous()
+        job, scratch, _ = _describe(x, exact, eps, groups)
+        y = torch.empty_like(x)
+        job.y = y.data_ptr()
+        if any(ctx.needs_input_grad):
+            r = torch.empty(job.tokens, groups, dtype=torch.float32)
+            job.r = r.data_ptr()
+            ctx.save_for_backward(x, weight, r)
+            ctx.eps, ctx.groups = eps, groups
+        _compiled().norm_forward(job)
+        del scratch  # held until here
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, r = ctx.saved_tensors
+        exact, dy = weight.float().contiguous(), dy.contiguous()
+        job, scratch, sums = _describe(x, exact, ctx.eps, ctx.groups)
+        dx = torch.empty_like(x)
+        d_weight = torch.empty(job.blocks * sums, dtype=torch.float32)
+        job.r, job.dy, job.dx, job.d_weight = r.data_ptr(), dy.data_ptr(), dx.data_ptr(), d_weight.data_ptr()
+        _compiled().norm_backward(job)
+        del scratch
+        return dx, d_weight[: len(weight)].to(weight.dtype), None, None

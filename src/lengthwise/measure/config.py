@@ -32,7 +32,14 @@ _COUNTS = (
     "remembrance_starts",
     "remembrance_ends",
 )
-_OPTIONAL_COUNTS = ("context_length", "length", "restart_stride", "remembrance_length")
+_OPTIONAL_COUNTS = (
+    "context_length",
+    "length",
+    "restart_stride",
+    "remembrance_length",
+    "attention_budget",
+    "memory_limit",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +96,11 @@ class MeasureConfig:
     """Starts of the surface."""
     remembrance_ends: int = 16
     """Ends of the surface."""
+    attention_budget: int | None = None
+    """Tokens before each one that attention layers keep and see. None: all. With a budget the predictions are those of
+    a model with such a window."""
+    memory_limit: int | None = None
+    """Most bytes that the keys and values of attention layers may take. None: half of the machine's memory."""
     seed: int = 0
     """Root of the choice of documents, of offsets in them, and of the resamples."""
     device: str = "auto"

@@ -33,7 +33,7 @@ from lengthwise.shapes import Float, Tensor
 from lengthwise.state import State
 
 DISTANCES = ("tv", "js", "cosine")
-TOKENS_PER_FORWARD = 4096
+TOKENS_PER_FORWARD = 8192
 """Rows times tokens of a forward pass: enough to fill the matrix products, little enough to bound memory."""
 CHUNK = 64
 """Tokens to which the chunked recurrences fill up a piece."""

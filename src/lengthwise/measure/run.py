@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lengthwise.checkpoints import Checkpoint
 from lengthwise.devices import choose_device
 from lengthwise.engines import OpenedModel, from_checkpoint, open_model
-from lengthwise.engines.memory import check_memory
+from lengthwise.engines.memory import check_attention_memory, check_memory
 from lengthwise.errors import InputError, LengthwiseError
 from lengthwise.measure.bins import log_bins
 from lengthwise.measure.config import LENGTH_FACTOR, ONE_PASS_FACTOR, MeasureConfig
@@ -36,6 +37,8 @@ from lengthwise.measure.states import StateStatistics, state_positions
 from lengthwise.measure.stream import Advance, Piece, SequenceModel, check_tokens, full_history_sums
 from lengthwise.measure.summary import summarize
 from lengthwise.measure.windows import window_lengths, window_sums
+from lengthwise.models.lm import LanguageModel
+from lengthwise.native import resolve_backend
 from lengthwise.runs import RunFolder
 
 
@@ -91,6 +94,7 @@ def measure(
         check_memory(opened, resolved.length)
     if text.token_bytes is not None:
         check_token_bytes(text.token_bytes, text.tokens)
+    attention = plan_attention(resolved, opened)
     hashes = text.hashes()
     run = RunFolder.create(out, "measure", resolved.to_dict(), resume=resume, data_hashes=hashes)
     if run.manifest["data_hashes"] != hashes:
@@ -101,11 +105,13 @@ def measure(
             fix="choose another --out, or restore the corpus",
         )
     _note_model(run, opened)
+    run.update_manifest(backend=backend_of(opened, device))
     plan = _Plan.make(resolved, text, opened)
     try:
-        _work(opened.model.to(device), plan, text, run, progress)
+        with _attention_budget(opened.model, resolved.attention_budget):
+            _work(opened.model.to(device), plan, text, run, progress)
         summary, arrays = summarize(resolved, plan.edges, text, run.read_metrics())
-        summary |= {"outside": opened.facts, "skipped": skipped}
+        summary |= {"outside": opened.facts, "skipped": skipped, "attention": attention}
         run.write_arrays(arrays)
         run.write_json("summary.json", summary)
     except LengthwiseError:
@@ -140,6 +146,68 @@ def offered(config: MeasureConfig, opened: OpenedModel) -> tuple[MeasureConfig, 
             fix="ask for perplexity, restart or remembrance",
         )
     return replace(config, metrics=metrics), skipped
+
+
+def plan_attention(config: MeasureConfig, opened: OpenedModel) -> dict[str, Any] | None:
+    """What attention layers will keep: budget in tokens, bytes of a text at its end, bytes of the largest batch.
+
+    Args:
+        config: with every length filled in.
+        opened: the model.
+
+    Returns:
+        None for models without attention, and for those that are not ours: of these the cache knows what it keeps.
+
+    Raises:
+        InputError: where a budget is given and there is nothing to bound, or the keys and values exceed the limit.
+    """
+    model, budget = opened.model, config.attention_budget
+    assert config.length is not None
+    assert config.remembrance_length is not None
+    if not isinstance(model, LanguageModel) or model.attention_state_bytes(1) == 0:
+        if budget is not None:
+            raise InputError(
+                expected="a model of ours with attention layers, whose memory a budget bounds",
+                got="one without attention" if isinstance(model, LanguageModel) else f"one run by {opened.engine}",
+                where="MeasureConfig.attention_budget",
+                fix="leave the budget out",
+            )
+        return None
+    texts = [(config.batch_size, config.length)]
+    if "remembrance" in config.metrics:
+        texts.append((config.remembrance_starts + 1, config.remembrance_length))
+    with _attention_budget(model, budget):
+        largest = check_attention_memory(
+            model,
+            texts,
+            config.memory_limit,
+            fix="give a shorter --length, a smaller --batch-size, an --attention-budget, or a higher --memory-limit",
+        )
+        return {
+            "budget": budget,
+            "bytes_per_text": model.attention_state_bytes(config.length),
+            "bytes_of_largest_batch": largest,
+        }
+
+
+@contextmanager
+def _attention_budget(model: SequenceModel, budget: int | None) -> Iterator[None]:
+    """Bound what attention layers keep, and take the bound away again."""
+    if not isinstance(model, LanguageModel) or budget is None:
+        yield
+        return
+    model.set_attention_budget(budget)
+    try:
+        yield
+    finally:
+        model.set_attention_budget(None)
+
+
+def backend_of(opened: OpenedModel, device: torch.device) -> str:
+    """Which form of the recurrences runs: torch or native for our models, else the library."""
+    if opened.engine != "lengthwise":
+        return opened.engine
+    return resolve_backend("auto", device, next(iter(opened.model.parameters())).dtype)
 
 
 def _note_model(run: RunFolder, opened: OpenedModel) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from lengthwise.errors import InputError
 from lengthwise.layers.mamba2 import Mamba2, Mamba2State
-from lengthwise.layers.mamba2_reading import forward_shared, state_after
+from lengthwise.layers.mamba2_reading import read_block
 from lengthwise.models.lm import LanguageModel
 from lengthwise.shapes import Int, Tensor
 from lengthwise.state import MixerState, State
@@ -48,17 +48,12 @@ def advance(model: LanguageModel, tokens: Int[Tensor, "B T"], state: State | Non
         # A block is spared work where it is Mamba-2 alone: no MLP reads the output that is left out.
         if isinstance(block.mixer, Mamba2) and not block.has_mlp:
             assert record is None or isinstance(record, Mamba2State)
-            if index == len(blocks) - 1:
-                u = block.norm(residual).to(weight_dtype)
-                layers.append(state_after(block.mixer, u.expand(rows, -1, -1), record))
-                channels.append(None)
-                break
-            if record is not None and residual.shape[0] != rows:
-                y, new = forward_shared(block.mixer, block.norm(residual).to(weight_dtype), record)
-                residual = residual + y
-                layers.append(new)
-                channels.append(None)
-                continue
+            last = index == len(blocks) - 1
+            stream, new = read_block(block.norm, block.mixer, residual, record, silent=last)
+            layers.append(new)
+            channels.append(None)
+            residual = residual if stream is None else stream
+            continue
         # Without a state of their own, rows that read the same tokens are one row.
         together = residual if record is None else residual.expand(rows, -1, -1)
         residual, record, channel = block(together, record, channel, None, weight_dtype)

@@ -11,6 +11,6 @@ to rounding, more slowly. Runs record which it was.
 
 from lengthwise.native.backend import Backend, resolve_backend
 from lengthwise.native.compiler import load
-from lengthwise.native.threads import parallel
+from lengthwise.native.threads import Team, parallel, team
 
-__all__ = ["Backend", "load", "parallel", "resolve_backend"]
+__all__ = ["Backend", "Team", "load", "parallel", "resolve_backend", "team"]

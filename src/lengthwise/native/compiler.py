@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ _INCLUDE = Path(__file__).with_name("include")
 # No -ffast-math: it may reorder sums, and `exp_f` needs its roundings as written.
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 _SECONDS = 120
+_QUOTED = re.compile(r'^\s*#\s*include\s*"([^"]+)"', re.MULTILINE)
 
 
 @cache
@@ -90,10 +92,7 @@ def load(source: Path, functions: Mapping[str, Sequence[Any]]) -> ctypes.CDLL | 
 
 def _compiled(source: Path, command: tuple[str, ...]) -> Path:
     """The shared library of a source file, from the cache or made now."""
-    text = source.read_text(encoding="utf-8")
-    # A kernel may include headers that lie beside it.
-    beside = "".join(path.read_text(encoding="utf-8") for path in sorted(source.parent.glob("*.h")))
-    key = hashlib.sha256("\x1f".join([_fingerprint(command), text, beside]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\x1f".join([_fingerprint(command), *_texts(source)]).encode()).hexdigest()[:24]
     folder = default_cache_dir() / "native"
     target = folder / f"{source.parent.name}-{source.stem}-{key}.so"
     if target.exists():
@@ -107,3 +106,17 @@ def _compiled(source: Path, command: tuple[str, ...]) -> Path:
         raise OSError(done.stderr.strip()[:2000] or f"{command[0]} ended with {done.returncode}")
     os.replace(partial, target)
     return target
+
+
+def _texts(source: Path) -> list[str]:
+    """The text of a C file and of the headers it includes by a path of its own, those they include, and so on."""
+    seen: dict[Path, str] = {}
+    waiting = [source.resolve()]
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen[path] = path.read_text(encoding="utf-8")
+        named = (path.parent / name for name in _QUOTED.findall(seen[path]))
+        waiting += [header.resolve() for header in named if header.exists()]
+    return list(seen.values())

@@ -7,15 +7,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lengthwise.report.evals.records import EvalGroup
+    from lengthwise.report.faces import AnyGroup
     from lengthwise.report.figures import write_figures, write_picture
     from lengthwise.report.load import load_groups
     from lengthwise.report.page import build_page
     from lengthwise.report.records import Group
     from lengthwise.report.write import Written, write_report
 
-__all__ = ["Group", "Written", "build_page", "load_groups", "write_figures", "write_picture", "write_report"]
+__all__ = [
+    "AnyGroup",
+    "EvalGroup",
+    "Group",
+    "Written",
+    "build_page",
+    "load_groups",
+    "write_figures",
+    "write_picture",
+    "write_report",
+]
 
 _HOME = {
+    "AnyGroup": "faces",
+    "EvalGroup": "evals.records",
     "Group": "records",
     "Written": "write",
     "build_page": "page",

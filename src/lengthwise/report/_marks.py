@@ -9,12 +9,11 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import altair as alt
 
 from lengthwise.report import theme
-from lengthwise.report.records import Measured, Training
 
 HEIGHT = 300
 LABEL_GAP = 14
@@ -49,6 +48,8 @@ class Chart:
     legend of its own for exported files."""
     ramp: float | None = None
     """Top of the colour scale, which begins at 0, where the chart is a heat map."""
+    ramp_title: str = "change of the prediction:"
+    """What the colour scale shows."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,18 @@ class Missing:
     reason: str
 
 
-def signs(named: Sequence[Measured | Training], rows: list[Row]) -> list[Sign]:
+@runtime_checkable
+class Named(Protocol):
+    """A model or run that is drawn under its name."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def role(self) -> str: ...
+
+
+def signs(named: Sequence[Named], rows: list[Row]) -> list[Sign]:
     """The signs of those models or runs that occur in `rows`. A sign depends on the place in the whole group, so that a
     model looks the same on every chart, whatever is missing."""
     present = {row["name"] for row in rows}

@@ -10,9 +10,9 @@ from typing import Any
 import vl_convert
 
 from lengthwise.errors import InputError
-from lengthwise.report import charts, theme
+from lengthwise.report import faces, theme
 from lengthwise.report._marks import Chart
-from lengthwise.report.records import Group
+from lengthwise.report.faces import AnyGroup
 from lengthwise.runs import atomic_write_bytes
 
 FORMATS = ("png", "svg", "pdf")
@@ -22,7 +22,7 @@ SCALE = 2.0
 """Pixels of a PNG for each pixel of the chart, for screens with fine pixels."""
 
 
-def write_figures(groups: tuple[Group, ...], folder: Path) -> list[Path]:
+def write_figures(groups: tuple[AnyGroup, ...], folder: Path) -> list[Path]:
     """Write every chart in every format, in the light theme; returns the files in order.
 
     Files are named by chart ("perplexity.png"), with the number of the group in front where there are several.
@@ -30,7 +30,7 @@ def write_figures(groups: tuple[Group, ...], folder: Path) -> list[Path]:
     written = []
     for index, group in enumerate(groups, start=1):
         prefix = f"{index}-" if len(groups) > 1 else ""
-        for chart in charts.drawn(group):
+        for chart in faces.drawn(group):
             spec = _complete(chart, f"{group.title}: {chart.title}")
             for kind in FORMATS:
                 file = folder / f"{prefix}{chart.key}.{kind}"
@@ -39,7 +39,7 @@ def write_figures(groups: tuple[Group, ...], folder: Path) -> list[Path]:
     return written
 
 
-def write_picture(group: Group, path: Path, *, chart: str = "perplexity", title: str | None = None) -> Path:
+def write_picture(group: AnyGroup, path: Path, *, chart: str = "perplexity", title: str | None = None) -> Path:
     """Write one chart of a group as a picture for a README, in the light theme on white.
 
     Args:
@@ -51,14 +51,12 @@ def write_picture(group: Group, path: Path, *, chart: str = "perplexity", title:
     Raises:
         InputError: for an unknown format, or a chart that the run has no data for.
     """
-    from lengthwise.report.words import headline
-
     kind = path.suffix.lstrip(".").lower()
     if kind not in FORMATS:
         raise InputError(
             expected="a file ending in .png, .svg or .pdf", got=f"'{path.name}'", where=str(path), fix="rename the file"
         )
-    found = {item.key: item for item in charts.drawn(group)}
+    found = {item.key: item for item in faces.drawn(group)}
     if chart not in found:
         raise InputError(
             expected=f"a run in which '{chart}' was measured",
@@ -66,7 +64,7 @@ def write_picture(group: Group, path: Path, *, chart: str = "perplexity", title:
             where=group.title,
             fix="measure it, or choose one of those charts",
         )
-    spec = _complete(found[chart], title or headline(group))
+    spec = _complete(found[chart], title or faces.headline(group))
     atomic_write_bytes(path, _converted(spec, kind))
     return path
 

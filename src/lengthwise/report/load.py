@@ -1,7 +1,7 @@
 """Run folders in, records out. Reads files only; never imports torch, never runs a model.
 
 A report is made of groups. An extend or demo run is a group of its own (before, control, after); all measure runs
-given together form one group, and so do all training runs.
+given together form one group, and so do all training runs and all evaluations.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 
 from lengthwise.errors import InputError
 from lengthwise.report._reader import Reader
+from lengthwise.report.evals.load import label_of, load_evals
+from lengthwise.report.evals.records import EvalGroup
 from lengthwise.report.records import (
     DISTANCES,
     Bin,
@@ -26,7 +28,7 @@ from lengthwise.report.records import (
     States,
     Training,
 )
-from lengthwise.runs import RunFolder
+from lengthwise.runs import KINDS, RunFolder
 
 SUMMARY_VERSION = 1
 ROLES = ("before", "control", "after")
@@ -42,7 +44,7 @@ INTERVENTIONS = {
 """Names of the interventions as the paper writes them."""
 
 
-def load_groups(paths: Sequence[str | Path]) -> tuple[Group, ...]:
+def load_groups(paths: Sequence[str | Path]) -> tuple[Group | EvalGroup, ...]:
     """Read run folders of any kind.
 
     Raises:
@@ -54,7 +56,7 @@ def load_groups(paths: Sequence[str | Path]) -> tuple[Group, ...]:
             expected="at least one run folder",
             got="none",
             where="the arguments of report",
-            fix="give the folder that a measure, extend, train or demo run wrote",
+            fix="give the folder that a measure, extend, train, demo or eval run wrote",
         )
     resolved = [Path(path).resolve() for path in paths]
     for index, path in enumerate(resolved):
@@ -63,21 +65,24 @@ def load_groups(paths: Sequence[str | Path]) -> tuple[Group, ...]:
                 expected="each run once", got=f"'{paths[index]}' twice", where="the arguments of report", fix="drop one"
             )
     runs = [RunFolder.open(path) for path in paths]
-    groups = [_extended(run) for run in runs if run.manifest.get("kind") in ("extend", "demo")]
+    unknown = [run for run in runs if run.manifest.get("kind") not in KINDS]
+    if unknown:
+        raise InputError(
+            expected="a run of kind measure, extend, train, demo or eval",
+            got=f"kind {unknown[0].manifest.get('kind')!r}",
+            where=str(unknown[0].path / "manifest.json"),
+            fix="use the version of lengthwise that wrote it",
+        )
+    groups: list[Group | EvalGroup] = [_extended(run) for run in runs if run.manifest.get("kind") in ("extend", "demo")]
     measured = [run for run in runs if run.manifest.get("kind") == "measure"]
     trained = [run for run in runs if run.manifest.get("kind") == "train"]
     if measured or (trained and not groups):
         groups.append(_together(measured, trained))
     elif trained:
         groups.append(_together([], trained))
-    unknown = [run for run in runs if run.manifest.get("kind") not in ("extend", "demo", "measure", "train")]
-    if unknown:
-        raise InputError(
-            expected="a run of kind measure, extend, train or demo",
-            got=f"kind {unknown[0].manifest.get('kind')!r}",
-            where=str(unknown[0].path / "manifest.json"),
-            fix="use the version of lengthwise that wrote it",
-        )
+    evaluated = [run for run in runs if run.manifest.get("kind") == "eval"]
+    if evaluated:
+        groups.append(load_evals(evaluated, _distinct([label_of(run) for run in evaluated])))
     return tuple(groups)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -13,31 +14,52 @@ import vl_convert
 from markupsafe import Markup
 
 from lengthwise import __version__
-from lengthwise.report import charts, tables, theme, words
+from lengthwise.report import faces, theme, words
 from lengthwise.report._marks import Chart, Missing, Sign, without_legend
+from lengthwise.report.evals import tables as eval_tables
+from lengthwise.report.evals import words as eval_words
+from lengthwise.report.evals.records import EvalGroup
+from lengthwise.report.evals.samples import browser
+from lengthwise.report.faces import AnyGroup
 from lengthwise.report.records import Group
+from lengthwise.report.tables import Table
 
 _GLOBALS = "window.vegaEmbed = vegaEmbed; window.vega = vega; window.vegaLite = vegaLite;"
 FOLDED = {"distances": "The same curve with two other distances"}
 """Sections shown inside the one before them, closed at first."""
+LONG = 60
+"""Rows of a table beyond which it is closed at first."""
 
 
-def build_page(groups: tuple[Group, ...]) -> str:
+def build_page(groups: tuple[AnyGroup, ...], *, samples: int | None = None) -> str:
     """The page as one HTML text: the same groups give the same text.
+
+    Args:
+        groups: see `load_groups`.
+        samples: of each task at each length, to be looked at one by one; None: as many as fit a page.
 
     Charts are drawn in the browser by the Vega libraries, which are part of the text once (about 0.9 MB); the page's
     content policy forbids it to load anything.
     """
-    specs: dict[str, Any] = {}
+    shown = _Shown({}, {}, {}, samples)
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.from_string(_asset("page.html"))
-    rendered = [_group(group, index, specs) for index, group in enumerate(groups, start=1)]
-    payload = {"specs": specs, "config": theme.config(), "themes": theme.THEMES}
+    rendered = [
+        _eval_group(group, index, shown) if isinstance(group, EvalGroup) else _group(group, index, shown)
+        for index, group in enumerate(groups, start=1)
+    ]
+    payload = {
+        "specs": shown.specs,
+        "config": theme.config(),
+        "themes": theme.THEMES,
+        "exports": shown.exports,
+        "samples": shown.browsers,
+    }
     # The texts below are ours and the Vega project's; everything that comes from a run folder is escaped.
     return template.render(
-        title=f"{groups[0].title}: {words.headline(groups[0])}",
+        title=f"{groups[0].title}: {faces.headline(groups[0])}",
         css=Markup(_variables() + "\n" + _asset("page.css")),
         script=Markup(_asset("page.js")),
         library=Markup(javascript_library()),
@@ -45,6 +67,16 @@ def build_page(groups: tuple[Group, ...]) -> str:
         charts=payload,
         version=__version__,
     )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the page's script is given: chart specifications, texts of tables, single samples, each by its element."""
+
+    specs: dict[str, Any]
+    exports: dict[str, list[tuple[str, str]]]
+    browsers: dict[str, Any]
+    samples: int | None
 
 
 @cache
@@ -71,44 +103,102 @@ def _variables() -> str:
 
 def _sign(sign: Sign, glyph: bool) -> dict[str, Any]:
     """A sign as the template draws it."""
-    dashed = sign.dash != theme.SOLID
-    return {"name": sign.name, "colour": sign.colour[1:], "dashed": dashed, "glyph": sign.glyph if glyph else ""}
+    style = "" if sign.dash == theme.SOLID else " dotted" if sign.dash == theme.DOTTED else " dashed"
+    return {"name": sign.name, "colour": sign.colour[1:], "style": style, "glyph": sign.glyph if glyph else ""}
 
 
-def _group(group: Group, index: int, specs: dict[str, Any]) -> dict[str, Any]:
-    """What the template needs to know of a group; its chart specifications are put into `specs`."""
+def _group(group: Group, index: int, shown: _Shown) -> dict[str, Any]:
+    """What the template needs to know of a group; what its script needs is put into `shown`."""
     sections: list[dict[str, Any]] = []
-    for key, found in charts.all_charts(group).items():
-        blocks = _blocks(found, f"g{index}", specs)
+    for key, found in faces.all_charts(group).items():
+        blocks = _blocks(found, f"g{index}", shown.specs)
         if key in FOLDED:
             if any(isinstance(item, Chart) for item in found):
                 sections[-1]["blocks"] += [{**block, "folded": FOLDED[key]} for block in blocks]
             continue
-        sections.append({"id": f"g{index}-{key}", "title": words.section_title(group, key), "blocks": blocks})
+        sections.append(_section(f"g{index}-{key}", words.section_title(group, key), blocks))
     return {
-        "headline": words.headline(group),
-        "title": group.title,
-        "standing": words.standing(group),
-        "notes": group.notes,
-        "story": words.story(group),
-        "board": tables.board(group),
+        **_common(group, index),
         "models": [
             {
                 "name": model.name.split(" (")[0] if model.role in theme.DASHES else model.name,
                 "detail": model.name.partition(" (")[2].rstrip(")") if model.role in theme.DASHES else "",
-                "colour": theme.colour_token(model.role, index)[1:],
-                "dashed": theme.dash(model.role, index) != theme.SOLID,
+                "colour": theme.colour_token(model.role, place)[1:],
+                "style": "" if theme.dash(model.role, place) == theme.SOLID else " dashed",
                 "glyph": "",
             }
-            for index, model in enumerate(group.models)
+            for place, model in enumerate(group.models)
         ],
         "sections": sections,
-        "tables": [
-            {"title": t.title, "caption": t.caption, "columns": t.columns, "rows": t.shown()}
-            for t in tables.all_tables(group)
-        ],
+        "tables": [_table(table, index, shown) for table in faces.all_tables(group)],
         "words": [(model.name, model.words) for model in group.models if model.words],
+    }
+
+
+def _eval_group(group: EvalGroup, index: int, shown: _Shown) -> dict[str, Any]:
+    """The same for evaluations, whose tables stand beside their charts; single samples come last."""
+    found, rows = faces.all_charts(group), eval_tables.sections(group)
+    sections = []
+    for key in eval_words.SECTIONS:
+        tables = [_table(table, index, shown) for table in rows.get(key, [])]
+        blocks = _blocks(found.get(key, []), f"g{index}", shown.specs)
+        if tables or blocks:
+            sections.append(_section(f"g{index}-{key}", eval_words.section_title(key), blocks, tables))
+    samples = browser(group, shown.samples)
+    if samples is not None:
+        name = f"g{index}-samples"
+        shown.browsers[name] = samples
+        sections.append({**_section(name, "Single samples", []), "browser": samples})
+    return {
+        **_common(group, index),
+        "models": [
+            {
+                "name": model.name,
+                "detail": "",
+                "colour": theme.colour_token(model.role, place)[1:],
+                "style": "" if theme.dash(model.role, place) == theme.SOLID else " dashed",
+                "glyph": "",
+            }
+            for place, model in enumerate(group.models)
+        ],
+        "sections": sections,
+        "tables": [_table(table, index, shown) for table in rows["cells"]],
+        "words": [],
+    }
+
+
+def _common(group: AnyGroup, index: int) -> dict[str, Any]:
+    """What every kind of group has."""
+    return {
+        "headline": faces.headline(group),
+        "title": group.title,
+        "standing": faces.standing(group),
+        "notes": group.notes,
+        "story": faces.story(group),
+        "board": faces.board(group),
         "manifests": [(name, json.dumps(manifest, indent=1, ensure_ascii=False)) for name, manifest in group.manifests],
+    }
+
+
+def _section(
+    name: str, title: str, blocks: list[dict[str, Any]], tables: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    return {"id": name, "title": title, "blocks": blocks, "tables": tables or [], "browser": None}
+
+
+def _table(table: Table, index: int, shown: _Shown) -> dict[str, Any]:
+    """A table for the template; its Markdown, LaTeX and CSV for the script."""
+    name = f"g{index}-table-{table.key}"
+    shown.exports[name] = [("Markdown", table.markdown()), ("LaTeX", table.latex()), ("CSV", table.csv())]
+    return {
+        "id": name,
+        "title": table.title,
+        "caption": table.caption,
+        "columns": table.columns,
+        "rows": table.cells(),
+        "quiet": table.quiet,
+        "textual": table.textual,
+        "folded": len(table.rows) > LONG,
     }
 
 
@@ -128,8 +218,18 @@ def _blocks(found: list[Chart | Missing], prefix: str, specs: dict[str, Any]) ->
             blocks[-1]["charts"].append(shown)
         else:
             legend = [_sign(sign, item.key == "heads") for sign in item.legend] if isinstance(item, Chart) else []
-            ramp = f"{item.ramp:.2f}" if isinstance(item, Chart) and item.ramp is not None else ""
+            ramp, ramp_title = "", ""
+            if isinstance(item, Chart) and item.ramp is not None:
+                ramp, ramp_title = f"{item.ramp:.2f}" if item.ramp <= 1 else f"{item.ramp:g}", item.ramp_title
             blocks.append(
-                {"small": small, "caption": caption, "charts": [shown], "legend": legend, "ramp": ramp, "folded": ""}
+                {
+                    "small": small,
+                    "caption": caption,
+                    "charts": [shown],
+                    "legend": legend,
+                    "ramp": ramp,
+                    "ramp_title": ramp_title,
+                    "folded": "",
+                }
             )
     return blocks

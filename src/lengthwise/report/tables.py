@@ -4,13 +4,48 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lengthwise.report import words
 from lengthwise.report.records import DISTANCES, Bin, Group, Measured
 
-Value = str | int | float | None
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval, in percent.
+
+    Args:
+        value: the mean; None without samples.
+        low, high: ends of the interval; None where it is unknown.
+        note: what a reader has to know of it, e.g. how many samples failed.
+        mark: underlined, as the paper does at the training length.
+        signed: a difference, shown with its sign.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    note: str = ""
+    mark: bool = False
+    signed: bool = False
+
+    @property
+    def interval(self) -> str:
+        """The interval in words; empty where it is unknown."""
+        return "" if self.low is None or self.high is None else f"{self._text(self.low)} to {self._text(self.high)}"
+
+    @property
+    def number(self) -> str:
+        """The mean in words; a dash where it is unknown."""
+        return "–" if self.value is None else self._text(self.value)
+
+    def _text(self, value: float) -> str:
+        return words.signed(value, 1) if self.signed else f"{value:.1f}"
+
+
+Value = str | int | float | Estimate | None
 
 
 @dataclass(frozen=True)
@@ -21,6 +56,7 @@ class Cell:
     small: str = ""
     verdict: str | None = None
     is_verdict: bool = False
+    mark: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,10 +76,30 @@ class Table:
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
+    quiet: frozenset[int] = frozenset()
+    """Rows with numbers of others, which a page shows less strongly."""
 
     def shown(self) -> list[list[str]]:
         """The rows as a person reads them."""
         return [[show(value) for value in row] for row in self.rows]
+
+    def cells(self) -> list[list[Cell]]:
+        """The rows for the page: intervals and notes as smaller lines below their number, a name that is that of the
+        row above left out."""
+        rows = [[_cell(value) for value in row] for row in self.rows]
+        for above, row in reversed(list(itertools.pairwise(rows))):
+            if row[0] == above[0] and len(row) > 2:
+                row[0] = Cell("")
+        return rows
+
+    @property
+    def textual(self) -> frozenset[int]:
+        """Columns that hold words rather than numbers."""
+        return frozenset(
+            place
+            for place in range(len(self.columns))
+            if any(isinstance(row[place], str) and not str(row[place])[:1].isdigit() for row in self.rows)
+        )
 
     def markdown(self) -> str:
         """The table in GitHub's Markdown, under its title."""
@@ -55,21 +111,77 @@ class Table:
         """The table with full precision; an empty cell is "not measured"."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows(["" if value is None else value for value in row] for row in self.rows)
+        wide = [any(isinstance(row[place], Estimate) for row in self.rows) for place in range(len(self.columns))]
+        writer.writerow(_flat([(name, f"{name} low", f"{name} high") for name in self.columns], wide))
+        writer.writerows(_flat([_ends(value) for value in row], wide) for row in self.rows)
         return text.getvalue()
+
+    def latex(self) -> str:
+        """The table in LaTeX, with the rules of the package booktabs; intervals as indices below and above."""
+        lines = [
+            "\\begin{table}[t]",
+            "\\centering",
+            f"\\caption{{{_tex(f'{self.title}. {self.caption}')}}}",
+            f"\\label{{tab:{self.key}}}",
+            f"\\begin{{tabular}}{{{'l' + 'r' * (len(self.columns) - 1)}}}",
+            "\\toprule",
+            " & ".join(map(_tex, self.columns)) + " \\\\",
+            "\\midrule",
+            *(" & ".join(map(_tex, row)) + " \\\\" for row in self.rows),
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
 
 
 def show(value: Value) -> str:
     """A value as people read it: thousands separated, four significant digits, a dash for "not measured"."""
     if value is None:
         return "–"
+    if isinstance(value, Estimate):
+        return " ".join(
+            part for part in (value.number, f"({value.interval})" if value.interval else "", value.note) if part
+        )
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
         text = f"{value:.4g}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"
         return text.replace("-", "−")
     return value
+
+
+def _cell(value: Value) -> Cell:
+    if not isinstance(value, Estimate):
+        return Cell(show(value))
+    return Cell(value.number, "\n".join(part for part in (value.interval, value.note) if part), mark=value.mark)
+
+
+def _ends(value: Value) -> tuple[Value, Value, Value]:
+    """A value and the ends of its interval, for columns that stand for both."""
+    return (value.value, value.low, value.high) if isinstance(value, Estimate) else (value, None, None)
+
+
+def _flat(parts: Sequence[tuple[Value, Value, Value]], wide: Sequence[bool]) -> list[Value]:
+    """One cell for each narrow column, three for each wide one; an empty text for what is missing."""
+    cells = [cell for part, three in zip(parts, wide, strict=True) for cell in (part if three else part[:1])]
+    return ["" if cell is None else cell for cell in cells]
+
+
+_TEX = {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+_TEX |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
+_TEX |= {"−": "$-$", "×": "$\\times$", "–": "--", "≥": "$\\geq$", "±": "$\\pm$"}
+
+
+def _tex(value: Value) -> str:
+    """A value in LaTeX; an estimate as a number with the ends of its interval as indices."""
+    if isinstance(value, Estimate) and value.value is not None:
+        number = f"{value.value:.1f}"
+        number = f"\\underline{{{number}}}" if value.mark else number
+        ends = "" if value.low is None or value.high is None else f"_{{{value.low:.1f}}}^{{{value.high:.1f}}}"
+        note = f" {_tex(value.note)}" if value.note else ""
+        return f"${number}{ends}${note}"
+    return "".join(_TEX.get(letter, letter) for letter in show(value).replace("\n", " "))
 
 
 def _pipe(cells: Sequence[str]) -> str:

@@ -56,6 +56,8 @@ DARK = {
 THEMES = {"light": LIGHT, "dark": DARK}
 
 SOLID = (1, 0)
+DOTTED = (1, 3)
+"""Figures of others beside a model's own."""
 DASHES: dict[str, tuple[int, ...]] = {"before": SOLID, "control": (5, 3), "after": SOLID}
 OTHER_DASHES: tuple[tuple[int, ...], ...] = (SOLID, (6, 3), (2, 3), (9, 3, 2, 3), SOLID, (6, 3))
 SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "stroke"]

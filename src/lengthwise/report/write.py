@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lengthwise.errors import InputError
+from lengthwise.report import faces
+from lengthwise.report.faces import AnyGroup
 from lengthwise.report.figures import write_figures
 from lengthwise.report.load import load_groups
 from lengthwise.report.page import build_page
-from lengthwise.report.records import Group
-from lengthwise.report.tables import all_tables
 from lengthwise.runs import atomic_write_bytes
 
 PAGE_NAME = "report.html"
@@ -27,18 +27,22 @@ class Written:
     num_bytes: int
     figures: tuple[Path, ...]
     tables: tuple[Path, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[AnyGroup, ...]
 
 
-def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, figures: bool = False) -> Written:
+def write_report(
+    runs: Sequence[str | Path], out: str | Path | None = None, *, figures: bool = False, samples: int | None = None
+) -> Written:
     """Make a report of run folders.
 
     Args:
-        runs: folders of measure, extend, demo or train runs.
+        runs: folders of measure, extend, demo, train or eval runs.
         out: a folder, which gets `report.html`, or a file ending in .html. None: the run folder where one is given,
             else `report.html` in the current folder.
-        figures: also write every chart as PNG, SVG and PDF into `figures/`, and every table as CSV with all of them in
-            one `tables.md` into `tables/`. They stand beside the page; for a named file in a folder of its name.
+        figures: also write every chart as PNG, SVG and PDF into `figures/`, and every table as CSV, with all of them in
+            one `tables.md` and one `tables.tex`, into `tables/`. They stand beside the page; for a named file in a
+            folder of its name.
+        samples: of each task at each length, to be looked at one by one; None: as many as fit a page.
 
     Raises:
         InputError: see `load_groups`; or where `out` can be neither.
@@ -46,27 +50,29 @@ def write_report(runs: Sequence[str | Path], out: str | Path | None = None, *, f
     """
     groups = load_groups(runs)
     page, beside = _places(Path(out) if out is not None else Path(runs[0]) if len(runs) == 1 else Path(PAGE_NAME))
-    data = build_page(groups).encode()
+    data = build_page(groups, samples=samples).encode()
     atomic_write_bytes(page, data)
     drawn = write_figures(groups, beside / "figures") if figures else []
     tables = write_tables(groups, beside / "tables") if figures else []
     return Written(page, len(data), tuple(drawn), tuple(tables), groups)
 
 
-def write_tables(groups: tuple[Group, ...], folder: Path) -> list[Path]:
-    """Write every table as CSV with full precision, and all of them as Markdown in `tables.md`."""
-    written, parts = [], []
+def write_tables(groups: tuple[AnyGroup, ...], folder: Path) -> list[Path]:
+    """Write each table as CSV with full precision; all of them as Markdown in `tables.md`, as LaTeX in `tables.tex`."""
+    written, parts, tex = [], [], ["% needs \\usepackage{booktabs}\n"]
     for index, group in enumerate(groups, start=1):
         prefix = f"{index}-" if len(groups) > 1 else ""
         parts.append(f"## {group.title}\n")
-        for table in all_tables(group):
+        for table in faces.all_tables(group):
             file = folder / f"{prefix}{table.key}.csv"
             atomic_write_bytes(file, table.csv().encode())
             written.append(file)
             parts.append(table.markdown())
-    file = folder / "tables.md"
-    atomic_write_bytes(file, "\n".join(parts).encode())
-    return [*written, file]
+            tex.append(table.latex())
+    for name, texts in (("tables.md", parts), ("tables.tex", tex)):
+        atomic_write_bytes(folder / name, "\n".join(texts).encode())
+        written.append(folder / name)
+    return written
 
 
 def _places(out: Path) -> tuple[Path, Path]:

@@ -1,7 +1,7 @@
 """Causal depthwise convolution with an explicit buffer; activation and gradient are in the same node of the graph.
 
-All work is done on the extended input, each row behind its buffer, `[B, W-1+T, C]`. The convolution is then an ordinary
-one without padding, and a piece of one token is no special case.
+The torch form works on the extended input, each row behind its buffer, `[B, W-1+T, C]`. The convolution is then an
+ordinary one without padding, and a piece of one token is no special case. The form in C is in `native.py`.
 """
 
 from typing import Any, Literal
@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from lengthwise.errors import InputError
+from lengthwise.native import Backend, resolve_backend
+from lengthwise.ops.conv.native import conv_native, library
 from lengthwise.ops.padding import Padding, check_lengths, swap_side
 from lengthwise.shapes import Float, Int, Tensor
 
@@ -26,6 +28,7 @@ def causal_conv(
     activation: Activation | None = None,
     lengths: Int[Tensor, " B"] | None = None,
     padding: Padding = "right",
+    backend: Backend = "auto",
 ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B W-1 C"]]:
     """Causal depthwise convolution, ``y[t] = f(bias + sum_k weight[:, k] * x[t - W + 1 + k])``.
 
@@ -40,6 +43,8 @@ def causal_conv(
         activation: f, "silu" or None for the identity.
         lengths: number of real tokens of each row, None for all T.
         padding: the side on which the padding of `lengths` stands.
+        backend: "native" for the kernel in C (CPU, float32 and narrower), "torch", or "auto" for the former where it
+            can run.
 
     Returns:
         Outputs of the dtype of `x` (sums are in float32 or wider), and the last W-1 real inputs (buffer included) as
@@ -54,9 +59,15 @@ def causal_conv(
         check_lengths(lengths, batch, time)
         if padding == "left":
             x = swap_side(x, lengths, "left")
-    extended = extend(x, initial_state, weight.shape[1] - 1)
-    y = _DepthwiseConv.apply(extended, weight, bias, activation)  # type: ignore[no-untyped-call]
-    final_state = last_inputs(extended, weight.shape[1] - 1, lengths)
+    before = weight.shape[1] - 1
+    if x.numel() and resolve_backend(backend, x.device, x.dtype) == "native" and library() is not None:
+        y = conv_native(x, weight, bias, initial_state, activation == "silu")
+        enough = lengths is None and time >= before
+        final_state = last_inputs(x if enough else extend(x, initial_state, before), before, lengths)
+    else:
+        extended = extend(x, initial_state, before)
+        y = _DepthwiseConv.apply(extended, weight, bias, activation)  # type: ignore[no-untyped-call]
+        final_state = last_inputs(extended, before, lengths)
     if lengths is not None and padding == "left":
         y = swap_side(y, lengths, "right")
     return y, final_state

@@ -10,8 +10,10 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from lengthwise.errors import InputError
+from lengthwise.native import Backend, resolve_backend
 from lengthwise.ops.padding import Padding, check_lengths, real_tokens
 from lengthwise.ops.ssd._chunks import Saved, chunk_backward, chunk_forward, from_chunks, to_chunks
+from lengthwise.ops.ssd.native import library, ssd_native
 from lengthwise.shapes import Float, Int, Tensor
 
 DEFAULT_CHUNK_SIZE = 64
@@ -29,6 +31,7 @@ def ssd(
     lengths: Int[Tensor, " B"] | None = None,
     padding: Padding = "right",
     chunk_size: int = DEFAULT_CHUNK_SIZE,
+    backend: Backend = "auto",
 ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P N"]]:
     """Mamba-2's recurrence, ``S[t] = exp(dt[t] A) S[t-1] + dt[t] x[t] B[t]^T``, ``y[t] = S[t] C[t] + D x[t]``.
 
@@ -41,7 +44,9 @@ def ssd(
         initial_state: the state before the first token, float32 (float64 for float64 inputs); None for zeros.
         lengths: number of real tokens of each row, None for all T.
         padding: the side on which the padding of `lengths` stands.
-        chunk_size: tokens a chunk; changes speed and rounding, not the result.
+        chunk_size: tokens a chunk; changes speed and rounding, not the result. The native form takes 256 at most.
+        backend: "native" for the kernel in C (CPU, float32 and narrower), "torch", or "auto" for the former where it
+            can run.
 
     All arithmetic is in float32 or wider, whatever the dtype of the inputs, under autocast as well. The gradient cannot
     be differentiated again.
@@ -68,6 +73,8 @@ def ssd(
     A = A.to(exact)
     D = None if D is None else D.to(exact)
     initial_state = None if initial_state is None else initial_state.to(exact)
+    if resolve_backend(backend, x.device, exact) == "native" and library() is not None:
+        return ssd_native(x, dt, A, B, C, D, initial_state, chunk_size)
     chunk = min(chunk_size, time)
     whole = time - time % chunk
     y, state = _Chunked.apply(x[:, :whole], dt[:, :whole], A, B[:, :whole], C[:, :whole], D, initial_state, chunk)  # type: ignore[no-untyped-call]

@@ -115,7 +115,7 @@ def heat_maps(records: Sequence[dict[str, Any]], title: str) -> dict[str, Any]:
         "y": {"field": "depth", "type": "ordinal", "title": "depth of the key, %"},
     }
     score = {"field": "value", "type": "quantitative"}
-    colours = {"scale": {"domain": [0, 1], "range": ["#f7f5f0", "#1f64b0"]}, "title": "right"}
+    colours = {"scale": {"domain": [0, 1], "range": ["#f7f5f0", "#1f64b0"], "interpolate": "rgb"}, "title": "right"}
     return {
         "title": title,
         "data": {"values": values},

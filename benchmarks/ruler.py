@@ -44,7 +44,7 @@ def _tokenizer_file() -> Path:
     return Path(named) if named else _SHARED / "tokenizers" / "20B_tokenizer.json.xz"
 
 
-def _data(folder: Path) -> str | None:
+def benchmark_files(folder: Path) -> str | None:
     """Lay the benchmark files out as a data folder; says what is missing."""
     if not _tokenizer_file().is_file():
         return f"no tokenizer at {_tokenizer_file()}; LENGTHWISE_BENCH_TOKENIZER names another"
@@ -75,7 +75,7 @@ def run_cold() -> dict[str, Any]:
     """Everything from nothing: sources read, samples made and written, every prompt looked at, two in a hundred
     counted by encoding them."""
     with tempfile.TemporaryDirectory() as folder:
-        if missing := _data(Path(folder) / "data"):
+        if missing := benchmark_files(Path(folder) / "data"):
             return {"skipped": missing}
         found = child("ruler", "make", folder, 1)
     seconds = found["seconds"] + found["check_seconds"]
@@ -94,7 +94,7 @@ def run_cold() -> dict[str, Any]:
 def run_cached() -> dict[str, Any]:
     """The same samples in a new process, found in the cache."""
     with tempfile.TemporaryDirectory() as folder:
-        if missing := _data(Path(folder) / "data"):
+        if missing := benchmark_files(Path(folder) / "data"):
             return {"skipped": missing}
         child("ruler", "make", folder, 0)
         cached = Path(folder) / "cache" / "tasks"
@@ -114,7 +114,7 @@ def run_cached() -> dict[str, Any]:
 def run_128k() -> dict[str, Any]:
     """One sample of every task, its sources read and counted before."""
     with tempfile.TemporaryDirectory() as folder:
-        if missing := _data(Path(folder) / "data"):
+        if missing := benchmark_files(Path(folder) / "data"):
             return {"skipped": missing}
         seconds = child("ruler", "long", folder)
     slowest = max(seconds, key=lambda name: seconds[name]["sample"])

@@ -11,8 +11,12 @@ import torch
 from lengthwise.check.config import CheckConfig
 from lengthwise.check.run import check
 from lengthwise.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from lengthwise.evaluate.config import EvalConfig
+from lengthwise.evaluate.run import evaluate
+from lengthwise.evaluate.subject import open_subject
 from lengthwise.extend import ExtendConfig, extend
 from lengthwise.measure import MeasureConfig, measure
+from lengthwise.tasks.registry import make_tasks
 from tests.models.families import FAMILIES, small_model
 
 CONTEXT = 16
@@ -65,6 +69,16 @@ def test_measure(family: str, tmp_path: Path, corpus: Path) -> None:
     assert summary["verdicts"]["restart"]["verdict"] in ("pass", "fail", "undecided")
     assert summary["remembrance"] is not None
     assert (summary["attention"] is not None) == any(m.kind == "attention" for m in FAMILIES[family].mixers)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_eval(family: str, tmp_path: Path) -> None:
+    config = EvalConfig(
+        model=saved(family, tmp_path), tasks=("passkey",), lengths=(240,), num_samples=3, chunk=64, device="cpu"
+    )
+    summary = evaluate(config, make_tasks(config.tasks), open_subject(config), tmp_path / "run", progress=False)
+    assert summary["num_records"] == 3
+    assert summary["failures"] == 0
 
 
 @pytest.mark.parametrize("family", RECURRENT)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -56,8 +57,13 @@ class World:
 
 
 @contextmanager
-def world_from_environment(device: torch.device) -> Iterator[World]:
-    """The world that `torchrun` announces in the environment; joins it, and leaves it if joined here."""
+def world_from_environment(device: torch.device, *, patience: timedelta | None = None) -> Iterator[World]:
+    """The world that `torchrun` announces in the environment; joins it, and leaves it if joined here.
+
+    Args:
+        device: of this process.
+        patience: how long a process waits for the others; None for torch's own 10 to 30 minutes.
+    """
     if dist.is_available() and dist.is_initialized():
         yield World(dist.get_rank(), dist.get_world_size())
         return
@@ -67,7 +73,7 @@ def world_from_environment(device: torch.device) -> Iterator[World]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:

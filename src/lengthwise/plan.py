@@ -9,12 +9,16 @@ torch form), for the optimizer brings 0.08 GB of code along; measuring with the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lengthwise.checkpoints import load_checkpoint
 from lengthwise.devices import choose_device
 from lengthwise.engines import OpenedModel, open_model
 from lengthwise.engines.memory import one_pass_bytes
+from lengthwise.engines.native import GENERATED, NativeEngine
+from lengthwise.evaluate.config import BLOCK, EvalConfig
+from lengthwise.evaluate.run import Subject, lay_out
 from lengthwise.extend import ExtendConfig
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.measure.remembrance import TOKENS_PER_FORWARD as REMEMBRANCE_TOKENS
@@ -33,6 +37,7 @@ from lengthwise.models.config import (
 )
 from lengthwise.models.lm import MAX_LOGITS, LanguageModel
 from lengthwise.native import resolve_backend
+from lengthwise.tasks.base import Task
 from lengthwise.train.config import TrainConfig
 from lengthwise.train.prepare import starting_point
 
@@ -191,6 +196,56 @@ def _measure_memory(opened: OpenedModel, config: MeasureConfig, num_starts: int)
         "text": text,
         "process": PROCESS_BYTES,
     }, state_bytes
+
+
+def eval_plan(config: EvalConfig, tasks: Sequence[Task], subject: Subject) -> dict[str, Any]:
+    """Sizes of an evaluation; makes no sample and runs nothing.
+
+    Returns:
+        Tasks and lengths, samples, tokens of prompts and answers together, and bytes of memory by purpose.
+
+    Raises:
+        InputError: a length does not fit a task or the engine.
+    """
+    cells, left_out = lay_out(config, tasks, subject)
+    kept = {name: value for name, value in subject.facts.items() if value is not None and name != "weights_sha256"}
+    memory = _eval_memory(config, subject, max(length for _, length in cells))
+    lengths = {length for _, length in cells}
+    too_short = [f"{each['task']} at {each['length']:,} (needs {each['least']:,})" for each in left_out]
+    return {
+        "subject": kept,
+        "tokenizer": subject.tokenizer.name,
+        "tasks": {f"at {length:,}": [task.name for task, at in cells if at == length] for length in sorted(lengths)},
+        **({"left_out": too_short} if too_short else {}),
+        "samples": len(cells) * config.num_samples,
+        "tokens_at_most": sum(length for _, length in cells) * config.num_samples,
+        **({"memory_bytes": {**memory, "all": sum(memory.values())}} if memory else {}),
+    }
+
+
+def _eval_memory(config: EvalConfig, subject: Subject, longest: int) -> dict[str, int]:
+    """Bytes by purpose; nothing for a server, whose memory is elsewhere."""
+    engine, rows = subject.engine, config.batch_size
+    if isinstance(engine, NativeEngine):
+        model = engine.model
+        sizes, together = model.config, rows * min(config.chunk, longest)
+        # States wait where prompts part ways and for a batch of answers; a block has no more of them than samples.
+        waiting = min(BLOCK, config.num_samples) if config.reuse_prefixes else rows
+        state = model.init_state(1).nbytes + model.attention_state_bytes(longest)
+        return {
+            "weights": next(model.parameters()).element_size() * model.num_parameters(),
+            "activations": together * layer_floats(sizes) * FLOAT_BYTES,
+            "logits": 2 * rows * sizes.padded_vocab_size * FLOAT_BYTES,
+            "states": (2 * GENERATED * rows + waiting) * state,
+            "process": PROCESS_BYTES,
+        }
+    opened = getattr(engine, "opened", None)
+    if not isinstance(opened, OpenedModel):
+        return {}
+    once = rows * (longest if opened.reading == "one-shot" else min(config.chunk, longest))
+    per_pass = one_pass_bytes(opened, once)
+    per_pass["keys and values"] = one_pass_bytes(opened, rows * longest)["keys and values"]
+    return {**per_pass, "process": PROCESS_BYTES}
 
 
 def extend_plan(config: ExtendConfig) -> dict[str, Any]:

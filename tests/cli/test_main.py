@@ -165,4 +165,15 @@ def test_closed_pipe_is_quiet(tmp_path: Path) -> None:
 
 
 def test_verb_names_are_pinned() -> None:
-    assert list(cli.VERBS) == ["check", "measure", "extend", "train", "report", "demo", "data", "models"]
+    assert list(cli.VERBS) == [
+        "check",
+        "measure",
+        "extend",
+        "eval",
+        "lm-eval",
+        "train",
+        "report",
+        "demo",
+        "data",
+        "models",
+    ]

@@ -63,15 +63,16 @@ def test_what_is_shared_is_read_once() -> None:
     assert with_reuse.tokens_read < 0.7 * without.tokens_read
 
 
+@pytest.mark.parametrize("chunk", [3, 16])
 @pytest.mark.parametrize("family", ["mamba2", "transformer", "griffin"])
-def test_scores_continuations(family: str) -> None:
+def test_scores_continuations(family: str, chunk: int) -> None:
     if family not in FAMILIES:
         pytest.skip("that family is not there yet")
     model = small_model(family)
     prompts = [ids(1, 3), ids(90, 4), np.concatenate([ids(90, 4), ids(20, 5)]), ids(7, 6)]
     continuations = [ids(4, 7), ids(1, 8), ids(12, 9), ids(5, 10)]
     requests = [Request(p, continuation=c) for p, c in zip(prompts, continuations, strict=True)]
-    answers = {answer.index: answer for answer in NativeEngine(model, batch_size=2, chunk=16).run(requests)}
+    answers = {answer.index: answer for answer in NativeEngine(model, batch_size=2, chunk=chunk).run(requests)}
     for index, (prompt, continuation) in enumerate(zip(prompts, continuations, strict=True)):
         whole = torch.from_numpy(np.concatenate([prompt, continuation]))[None]
         with torch.no_grad():
@@ -97,6 +98,13 @@ def test_a_stop_token_ends_the_answer_and_is_not_part_of_it() -> None:
     (answer,) = NativeEngine(model, stop_tokens=[stop]).run([Request(ids(20, 1), max_new_tokens=8)])
     assert answer.finish == "stop"
     assert answer.tokens.tolist() == free.tokens.tolist()[:first]
+
+
+def test_an_answer_ends_when_the_caller_is_content() -> None:
+    model = small_model("mamba2")
+    free = next(NativeEngine(model).run([Request(ids(20, 1), max_new_tokens=8)]))
+    (answer,) = NativeEngine(model).run([Request(ids(20, 1), 8, until=lambda found: len(found) == 3)])
+    assert (answer.finish, answer.tokens.tolist()) == ("stop", free.tokens.tolist()[:3])
 
 
 def test_answers_come_before_everything_is_read() -> None:

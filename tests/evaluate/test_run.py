@@ -16,6 +16,7 @@ from lengthwise.evaluate import run as running
 from lengthwise.evaluate.config import EvalConfig
 from lengthwise.evaluate.run import Subject, evaluate, part_name
 from lengthwise.evaluate.statistics import wilson
+from lengthwise.evaluate.summary import summarize
 from lengthwise.runs import RunFolder
 
 TASKS = [RepeatTask("repeat"), RepeatTask("again")]
@@ -180,6 +181,23 @@ def test_bad_settings(changes: dict[str, Any], message: str, unchecked: None) ->
         config(**changes)
     with pytest.raises(InputError, match="num_sampels"):
         EvalConfig.from_dict({"model": "echo", "num_sampels": 3})
+
+
+def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="an id of its own; got repeat more than once"):
+        evaluate(config(), [RepeatTask("repeat"), RepeatTask("repeat")], subject(), tmp_path / "run", progress=False)
+
+
+def test_the_mean_is_over_tasks_that_stand_at_every_length(tmp_path: Path) -> None:
+    records = [
+        {"task": task, "length": length, "score": score, "scorer": "first"}
+        for task, length, score in (("easy", 20, 1.0), ("easy", 40, 1.0), ("hard", 40, 0.0))
+        for _ in range(4)
+    ]
+    summary = summarize({"model": "m", "seed": 0, "num_samples": 4}, records, {})
+    assert summary["mean_tasks"] == ["easy"]
+    assert [summary["mean"][length]["value"] for length in ("20", "40")] == [1.0, 1.0]
+    assert summary["effective_length"]["by_own_share"] == 40
 
 
 def test_settings_survive_json() -> None:

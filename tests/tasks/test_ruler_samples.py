@@ -178,10 +178,32 @@ def test_evidence_is_anywhere(name: str, library: Library, tokenizers: dict[str,
 
 
 def test_haystacks_begin_anywhere(library: Library, tokenizers: dict[str, Tokenizer]) -> None:
-    samples = task_of("niah_single_2", library).samples(range(50), 2048, tokenizers["bytes"], 0)
+    samples = task_of("niah_single_2", library).samples(range(0, 1600, 32), 2048, tokenizers["bytes"], 0)
     starts = [sample.meta["haystack"]["first_sentence"] for sample in samples]
     assert len(set(starts)) > 45
     assert max(starts) - min(starts) > 0.8 * len(library.prose())
+
+
+@pytest.mark.parametrize("name", ["niah_single_2", "niah_grid:depth=50"])
+def test_neighbours_share_the_beginning_of_their_haystack(
+    name: str, library: Library, tokenizers: dict[str, Tokenizer]
+) -> None:
+    task = task_of(name, library)
+    samples = task.samples(range(70), 8192, tokenizers["bytes"], 0)
+    starts = [sample.meta["haystack"]["first_sentence"] for sample in samples]
+    assert [len(set(starts[first : first + 32])) for first in (0, 32, 64)] == [1, 1, 1]
+    assert len(set(starts)) == 3
+    # Whatever stands before the needle of the one with the deepest is the same for all of them, up to their own needle.
+    first = max(samples[:32], key=lambda sample: sample.meta["depths"][0])
+    for sample in samples[:32]:
+        pairs = enumerate(zip(sample.prompt, first.prompt, strict=False))
+        shared = len(sample.prompt) if sample is first else next(place for place, (a, b) in pairs if a != b)
+        assert shared >= sample.meta["depths"][0] / 100 * 0.95 * 7000
+    depths = [sample.meta["depths"][0] for sample in samples]
+    if "depth" not in name:
+        assert np.abs(np.sort(depths) - (np.arange(70) + 0.5) / 0.70).max() < 16, "uniform, by Kolmogorov and Smirnov"
+    # A sample depends on its number, not on its company.
+    assert task.samples([21], 8192, tokenizers["bytes"], 0) == [samples[21]]
 
 
 def test_variables_can_be_tracked(library: Library, tokenizers: dict[str, Tokenizer]) -> None:

@@ -61,14 +61,27 @@ OptionalMetrics = Union[None, tuple[Metric, ...]]  # noqa: UP007
 # One annotation around the whole union, not Optional[Size]: the complaint about a union names Python types.
 OptionalSize = Annotated[Optional[int], _size_spec()]  # noqa: UP045
 
+
+def _sizes_spec() -> tyro.constructors.PrimitiveConstructorSpec[Any]:
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="SIZE ...",
+        instance_from_str=lambda words: tuple(map(parse_size, words)),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda value: [] if value is None else list(map(str, value)),
+    )
+
+
+OptionalSizes = Annotated[Union[None, tuple[int, ...]], _sizes_spec()]  # noqa: UP007, RUF036
+
 Flag = Annotated[bool, tyro.conf.arg(help_behavior_hint="")]
 """An option that is either given or not; help need not say that it is off by default."""
 
 
-def default_is(value: object) -> Any:
-    """Annotation of an option that is None unless given: what help says it then stands for."""
+def default_is(value: object, **more: Any) -> Any:
+    """Annotation of an option that is None unless given: what help says it then stands for; `more` for the parser."""
     text = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})", **more)
 
 
 def parse(options: type[Options], arguments: Sequence[str], *, verb: str) -> Options:
@@ -107,11 +120,18 @@ def parse(options: type[Options], arguments: Sequence[str], *, verb: str) -> Opt
 def option_names(options: type[Any]) -> dict[str, Any]:
     """Every option of a verb by the name a user types (``--num-sequences``), with its resolved type."""
     hints = get_type_hints(options, include_extras=True)
-    return {
-        "--" + field.name.replace("_", "-"): hints[field.name]
-        for field in dataclasses.fields(options)
-        if not _is_positional(hints[field.name])
+    named = {
+        field.name: hints[field.name] for field in dataclasses.fields(options) if not _is_positional(hints[field.name])
     }
+    return {
+        spelling: hint for name, hint in named.items() for spelling in ("--" + name.replace("_", "-"), *_aliases(hint))
+    }
+
+
+def _aliases(hint: Any) -> list[str]:
+    """Other spellings of an option."""
+    markers = getattr(hint, "__metadata__", ())
+    return [alias for marker in markers for alias in getattr(marker, "aliases", None) or ()]
 
 
 def _is_positional(hint: Any) -> bool:

@@ -17,7 +17,7 @@ from lengthwise.errors import InputError, LengthwiseError, RunFailure, near_matc
 
 
 class Verb(NamedTuple):
-    """One sub-command; its module is `lengthwise.cli.<name>`."""
+    """One sub-command; its module is `lengthwise.cli.<name>`, with _ for -."""
 
     summary: str
     resume: tuple[str, ...] | None
@@ -28,6 +28,8 @@ VERBS = {
     "check": Verb("does MODEL carry its state rightly from call to call?", None),
     "measure": Verb("up to which length does MODEL generalize, and why not further?", ("--resume",)),
     "extend": Verb("make MODEL generalize, against a control trained on the same text", ("--resume",)),
+    "eval": Verb("does MODEL find, track, count and copy what stands far back in a long text?", ("--resume",)),
+    "lm-eval": Verb("MODEL in lm-evaluation-harness, state carried", None),
     "train": Verb("train a model from a recipe", ("--resume",)),
     "report": Verb("one page with tables and charts from run folders", None),
     "demo": Verb("measure, extend and report the shipped model, in a few minutes", ()),
@@ -93,7 +95,7 @@ def _dispatch(words: list[str]) -> int:
             where="the command line, after `lengthwise`",
             fix=f"{near_matches(name, VERBS)} (all: `lengthwise --help`)",
         )
-    code: int = importlib.import_module(f"lengthwise.cli.{name}").main(rest)
+    code: int = importlib.import_module(f"lengthwise.cli.{name.replace('-', '_')}").main(rest)
     return code
 
 

@@ -7,7 +7,7 @@ at any moment; and it reports a failure of one request as the answer to that req
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,6 +25,8 @@ class Request:
         continuation: ids whose likelihood is asked for instead of a generation; None to generate.
         text: the prompt as text, for engines that have a tokenizer of their own (servers); None where ids are all.
         continuation_text: the continuation as text, likewise.
+        until: told the ids generated so far, whether they are an answer already; None to go on to the budget. Servers
+            do not ask.
     """
 
     prompt: NDArray[Any]
@@ -32,6 +34,7 @@ class Request:
     continuation: NDArray[Any] | None = None
     text: str | None = None
     continuation_text: str | None = None
+    until: Callable[[Sequence[int]], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Answer:
         logprobs: log-likelihood of each token of the continuation in nats; None for a generation, and where the engine
             cannot tell.
         text: the answer as the engine's own tokenizer spells it; None where the caller decodes.
-        finish: "length" (budget used up), "stop" (a stop token came), "scored", or "error".
+        finish: "length" (budget used up), "stop" (a stop token came, or `until` was content), "scored", or "error".
         num_prompt_tokens: tokens of the prompt as the model saw them.
         error: what went wrong, where `finish` is "error".
     """

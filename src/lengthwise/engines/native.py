@@ -1,15 +1,14 @@
 """Our own models as an engine: prompts are streamed with the state carried, and what prompts share is read once.
 
 Rows of a batch advance side by side, each through its own tokens; a row that has finished its stretch makes room for
-the next. Lengths are told to the model, so rows of different lengths do not see one another's padding. Memory holds one
-state for each row in the batch and for each place where prompts part ways, whatever the length of the prompts (but for
-the keys and values of attention layers).
+the next. Memory holds one state for each row in the batch and for each place where prompts part ways, whatever the
+length of the prompts (but for the keys and values of attention layers).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,9 @@ from lengthwise.state import State
 
 # Requests whose tree is built at once: enough to find what is shared, little enough for the first answers to come soon.
 WINDOW = 512
+# Answers are generated for so many times the rows that are read together: a pass of single tokens is mostly overhead,
+# and needs little memory beyond the states.
+GENERATED = 2
 
 
 class NativeEngine:
@@ -120,9 +122,9 @@ class NativeEngine:
         roots = prefix_tree([prompts[number] for number in numbers], enabled=self.reuse_prefixes)
         for rows in self._read(roots):
             waiting += [_Row(numbers[row.index], row.state, row.logits) for row in rows]
-            for answer in self._answer_full(waiting, requests, at_least=self.batch_size):
+            for answer in self._answer_full(waiting, requests, whole=True):
                 yield _renumbered(answer, first)
-        for answer in self._answer_full(waiting, requests, at_least=1):
+        for answer in self._answer_full(waiting, requests, whole=False):
             yield _renumbered(answer, first)
 
     def _read(self, roots: list[Node]) -> Iterator[list[_Row]]:
@@ -156,27 +158,24 @@ class NativeEngine:
 
     @torch.inference_mode()
     def _step(self, active: list[_Branch], state: State) -> tuple[State, Float[Tensor, "rows vocab"]]:
-        """Every row goes on by as many tokens as it has left, at most a chunk."""
-        pieces = [branch.take(self.chunk) for branch in active]
-        lengths = torch.tensor([len(piece) for piece in pieces], device=self._device)
-        longest = int(lengths.max())
-        tokens = np.zeros((len(pieces), longest), dtype=np.int64)
-        for row, piece in enumerate(pieces):
-            tokens[row, : len(piece)] = piece
-        self.tokens_read += int(lengths.sum())
-        equal = bool((lengths == longest).all())
-        output = self.model(
-            torch.from_numpy(tokens).to(self._device), state, lengths=None if equal else lengths, logits="last"
-        )
+        """Every row goes on by as many tokens as all of them have left, at most a chunk.
+
+        So nothing is padded: a token of padding costs what any token costs, another pass much less than a chunk of it.
+        """
+        count = min(self.chunk, *(branch.left for branch in active))
+        tokens = np.stack([branch.take(count) for branch in active]).astype(np.int64)
+        self.tokens_read += tokens.size
+        output = self.model(torch.from_numpy(tokens).to(self._device), state, logits="last")
         assert output.logits is not None
         return output.state, output.logits[:, 0]
 
-    def _answer_full(self, waiting: list[_Row], requests: Sequence[Request], *, at_least: int) -> Iterator[Answer]:
-        """Answer what waits, in batches, as long as so many are there; scores and generations apart."""
+    def _answer_full(self, waiting: list[_Row], requests: Sequence[Request], *, whole: bool) -> Iterator[Answer]:
+        """Answer what waits, in batches; only whole ones if so asked. Scores and generations apart."""
         for scored in (False, True):
             of_kind = [row for row in waiting if (requests[row.index].continuation is not None) == scored]
-            while len(of_kind) >= at_least:
-                batch, of_kind = of_kind[: self.batch_size], of_kind[self.batch_size :]
+            size = self.batch_size if scored else GENERATED * self.batch_size
+            while len(of_kind) >= (size if whole else 1):
+                batch, of_kind = of_kind[:size], of_kind[size:]
                 waiting[:] = [row for row in waiting if not any(row is other for other in batch)]
                 yield from self._score(batch, requests) if scored else self._generate(batch, requests)
 
@@ -198,7 +197,11 @@ class NativeEngine:
                 else:
                     if budget > 0:
                         found[index].append(token)
-                    finish = "length" if len(found[index]) >= budget else None
+                    until = requests[index].until
+                    if budget > 0 and until is not None and until(found[index]):
+                        finish = "stop"
+                    elif len(found[index]) >= budget:
+                        finish = "length"
                 if finish is None:
                     kept.append(row)
                 else:
@@ -216,29 +219,38 @@ class NativeEngine:
 
     @torch.inference_mode()
     def _score(self, batch: list[_Row], requests: Sequence[Request]) -> list[Answer]:
-        """Likelihood of continuations, and what was most likely at each of their places."""
+        """Likelihood of continuations, and what was most likely at each of their places; read in pieces of a chunk."""
         state = State.cat([self.model.init_state(1) if row.state is None else row.state for row in batch])
         rows = []
         for row in batch:
             request = requests[row.index]
             assert request.continuation is not None
             rows.append((request.prompt[-1:], request.continuation))
-        lengths = torch.tensor([len(continuation) for _, continuation in rows], device=self._device)
-        inputs = np.zeros((len(rows), int(lengths.max())), dtype=np.int64)
+        longest = max(len(continuation) for _, continuation in rows)
+        inputs = np.zeros((len(rows), longest), dtype=np.int64)
         targets = np.zeros_like(inputs)
         for place, (last, continuation) in enumerate(rows):
             inputs[place, : len(continuation)] = np.concatenate([last, continuation[:-1]])
             targets[place, : len(continuation)] = continuation
-        hidden = self.model(torch.from_numpy(inputs).to(self._device), state, lengths=lengths, logits="none").hidden
+        found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in rows]
+        alive = list(range(len(rows)))
+        for begin in range(0, longest, self.chunk):
+            counts = [min(self.chunk, len(rows[place][1]) - begin) for place in alive]
+            piece = torch.from_numpy(inputs[alive, begin : begin + max(counts)]).to(self._device)
+            lengths = torch.tensor(counts, device=self._device)
+            output = self.model(piece, state, lengths=lengths, logits="none")
+            for at, (place, count) in enumerate(zip(alive, counts, strict=True)):
+                logprobs = self.model.head(output.hidden[at : at + 1, :count])[0].double().log_softmax(dim=-1)
+                wanted = torch.from_numpy(targets[place, begin : begin + count]).to(self._device)
+                found[place].append((logprobs.gather(-1, wanted[:, None])[:, 0], logprobs.argmax(dim=-1)))
+            kept = [at for at, place in enumerate(alive) if len(rows[place][1]) > begin + self.chunk]
+            if not kept:
+                break
+            alive, state = [alive[at] for at in kept], output.state.rows(torch.tensor(kept))
         answers = []
         for place, row in enumerate(batch):
-            count = int(lengths[place])
-            logprobs = self.model.head(hidden[place : place + 1, :count])[0].double().log_softmax(dim=-1)
-            wanted = torch.from_numpy(targets[place, :count]).to(self._device)
-            chosen = logprobs.gather(-1, wanted[:, None])[:, 0]
-            likely = logprobs.argmax(dim=-1).cpu().numpy()
-            num_tokens = len(requests[row.index].prompt)
-            answers.append(Answer(row.index, likely, chosen.cpu().numpy(), "scored", num_tokens))
+            chosen, likely = (torch.cat(parts).cpu().numpy() for parts in zip(*found[place], strict=True))
+            answers.append(Answer(row.index, likely, chosen, "scored", len(requests[row.index].prompt)))
         return answers
 
     @property
@@ -259,8 +271,13 @@ class _Branch:
         return piece
 
     @property
+    def left(self) -> int:
+        """Tokens still to be read."""
+        return len(self.node.tokens) - self.position
+
+    @property
     def done(self) -> bool:
-        return self.position == len(self.node.tokens)
+        return self.left == 0
 
 
 @dataclass
@@ -273,6 +290,4 @@ class _Row:
 
 
 def _renumbered(answer: Answer, first: int) -> Answer:
-    return Answer(
-        answer.index + first, answer.tokens, answer.logprobs, answer.finish, answer.num_prompt_tokens, answer.text
-    )
+    return replace(answer, index=answer.index + first)

@@ -21,6 +21,7 @@ import torch
 
 from lengthwise.checkpoints import Checkpoint, describe, list_shipped, load_checkpoint, recognise, shipped_folder
 from lengthwise.checkpoints.locate import tokenizer_in
+from lengthwise.data.tokenizers import Tokenizer, load_tokenizer
 from lengthwise.engines.hf import HFModel
 from lengthwise.engines.oneshot import OneShot
 from lengthwise.engines.probe import LENGTH, Carrying, carries
@@ -129,6 +130,39 @@ def from_checkpoint(checkpoint: Checkpoint) -> OpenedModel:
         tokenizer_spec=checkpoint.tokenizer_spec,
         tokenizer_base=Path(checkpoint.source) if checkpoint.source else None,
     )
+
+
+def tokenizer_of(opened: OpenedModel, given: str | None = None) -> Tokenizer:
+    """The tokenizer to use with a model.
+
+    Args:
+        opened: the model.
+        given: a specification for `load_tokenizer` that takes the place of the model's own.
+
+    Raises:
+        InputError: where none is known, or it has more tokens than the model.
+    """
+    if given is not None:
+        tokenizer = load_tokenizer(given)
+    elif opened.tokenizer_spec is None:
+        what = "a checkpoint that names its tokenizer"
+        raise InputError(
+            expected=what if opened.engine == "lengthwise" else "a tokenizer.json beside the model",
+            got="none",
+            where=opened.source,
+            fix="give --tokenizer (bytes, or the path of its tokenizer.json)",
+        )
+    else:
+        base = None if opened.tokenizer_spec == "bytes" else opened.tokenizer_base
+        tokenizer = load_tokenizer(opened.tokenizer_spec, base)
+    if tokenizer.vocab_size > opened.vocab_size:
+        raise InputError(
+            expected=f"a tokenizer with at most {opened.vocab_size} tokens, the model's vocabulary",
+            got=f"{tokenizer.name} with {tokenizer.vocab_size}",
+            where="tokenizer",
+            fix="use the tokenizer that the model was trained with",
+        )
+    return tokenizer
 
 
 def open_model(

@@ -243,3 +243,40 @@ def carries(model: Any, *, seed: int = 0, length: int = LENGTH) -> Carrying:
 
 def _listed(pieces: Sequence[int]) -> str:
     return " + ".join(map(str, pieces))
+
+
+def pads_left(model: Any, *, seed: int = 0, length: int = LENGTH) -> Carrying:
+    """Whether a shorter row may stand in one batch with a longer one, padded on its left, and be read on from there.
+
+    Two rows are read together, the shorter one with padding in its first piece: a piece, another, a single token. Each
+    must give what it gives alone. Any exception of the model counts as a padding that cannot be used.
+    """
+    with evaluating(model):
+        tokens = probe_tokens(model, 2, length, seed=seed)
+        yardstick = take_yardstick(model, tokens)
+        first, short = length // 2, length - length // 4
+        alone = [read(model, tokens[:1])[0], read(model, tokens[1:, length - short :])[0]]
+        lengths = torch.tensor([first, first - (length - short)], device=tokens.device)
+        try:
+            padded = tokens.clone()
+            padded[1, : length - short] = 0
+            output = model(padded[:, :first], None, lengths=lengths, padding="left")
+            pieces, state = [logits_of(model, output.logits)], output.state
+            for begin, end in ((first, length - 1), (length - 1, length)):
+                output = model(padded[:, begin:end], state)
+                pieces.append(logits_of(model, output.logits))
+                state = output.state
+            together = torch.cat(pieces, dim=1)
+            found = [
+                compare(together[:1], alone[0], yardstick),
+                compare(together[1:, length - short :], alone[1], yardstick, offset=length - short),
+            ]
+        except Exception as error:  # of a model that is not ours; it may be anything
+            return Carrying(False, f"padding failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
+    worst = max(found, key=lambda each: each.error)
+    explained = f"rounding explains {yardstick.tolerance * yardstick.spread:.2g}"
+    if not worst.passes:
+        why = f"padding on the left changes logits by {worst.difference:.2g}, where {explained}"
+        return Carrying(False, why, worst.error, yardstick.tolerance)
+    why = f"padded rows and rows alone agree to {worst.difference:.2g}, where {explained}"
+    return Carrying(True, why, worst.error, yardstick.tolerance)

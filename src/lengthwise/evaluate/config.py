@@ -9,11 +9,23 @@ from typing import Any, Literal, get_args
 from lengthwise.errors import InputError, check_keys, near_matches
 
 EngineName = Literal["auto", "native", "transformers", "server"]
+Wording = Literal["own", "official"]
+ServerApi = Literal["completions", "chat"]
+Dtype = Literal["float32", "bfloat16"]
 LENGTHS = (1024, 2048, 4096)
 """Lengths evaluated where none is given, in tokens."""
 BLOCK = 64
 """Samples that are answered together: what they share is read once, and a killed run answers such a block again as a
 whole, so that batches, and with them the last bits of every number, are those of a run that was not killed."""
+
+
+_CHOICES: Mapping[str, Any] = {
+    "engine": EngineName,
+    "wording": Wording,
+    "server_api": ServerApi,
+    "dtype": Dtype,
+}
+_LISTS = ("tasks", "lengths", "books")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +53,16 @@ class EvalConfig:
     """Tokenizer that lengths are counted with: `bytes` or a path. None: the model's own."""
     scorer: str | None = None
     """Rule of scoring where a task knows several. None: each task's default."""
-    wording: Literal["own", "official"] = "own"
+    wording: Wording = "own"
     """own: what ships with the package; official: the benchmark's own, from the user's copy of its sources."""
     ruler_source: str | None = None
     """Folder of a RULER checkout; for the official wording."""
     babilong_source: str | None = None
     """Folder of a BABILong checkout; for the official wording."""
+    model_template: str = "base"
+    """Template of RULER's that goes around prompts of the official wording; base: none."""
+    books: tuple[str, ...] = ()
+    """Files and folders with the text around BABILong's facts. None: text of the Python installation."""
     data_dir: str | None = None
     """Folder of essays, questions and stories. None: the package's data folder."""
     batch_size: int = 8
@@ -57,11 +73,17 @@ class EvalConfig:
     """Read once what prompts have in common. Speed only."""
     server_url: str | None = None
     """Address of the server, for instance http://localhost:8000/v1."""
+    server_api: ServerApi = "completions"
+    """completions continues the prompt; chat sends it as a user's message through the server's template."""
+    server_timeout: float = 600.0
+    """Seconds that a request may take."""
+    server_retries: int = 4
+    """Times that a request which failed for a passing reason is sent again."""
     context_length: int | None = None
     """Most tokens the model takes, where it does not say or says wrong."""
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     """Numbers the weights are held in."""
 
     def __post_init__(self) -> None:
@@ -75,13 +97,31 @@ class EvalConfig:
             raise _wrong("lengths", self.lengths, "at least one length, each at least 1")
         if len(set(self.lengths)) != len(self.lengths):
             raise _wrong("lengths", self.lengths, "each length once")
-        if self.engine not in get_args(EngineName):
-            raise InputError(
-                expected=f"an engine among {', '.join(get_args(EngineName))}",
-                got=repr(self.engine),
-                where="EvalConfig.engine",
-                fix=near_matches(str(self.engine), get_args(EngineName)),
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                raise InputError(
+                    expected=f"one of {', '.join(get_args(choices))}",
+                    got=repr(value),
+                    where=f"EvalConfig.{name}",
+                    fix=near_matches(str(value), get_args(choices)),
+                )
+        if self.context_length is not None and self.context_length < 1:
+            raise _wrong("context_length", self.context_length, "at least 1 token")
+        if not self.server_timeout > 0 or self.server_retries < 0:
+            raise _wrong(
+                "server_timeout, server_retries", (self.server_timeout, self.server_retries), "positive numbers"
             )
+        official = {"ruler_source": self.ruler_source, "babilong_source": self.babilong_source}
+        official |= {"model_template": None if self.model_template == "base" else self.model_template}
+        for name, value in official.items():
+            if value is not None and self.wording == "own":
+                raise InputError(
+                    expected=f"{name} together with the official wording",
+                    got=f"{value!r} with our own",
+                    where=f"EvalConfig.{name}",
+                    fix="add --wording official, or leave it out",
+                )
         if (self.engine == "server") != (self.server_url is not None):
             raise InputError(
                 expected="an address together with the engine server, and with no other",
@@ -93,7 +133,7 @@ class EvalConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         plain = {f.name: getattr(self, f.name) for f in fields(self)}
-        return plain | {"tasks": list(self.tasks), "lengths": list(self.lengths)}
+        return plain | {name: list(plain[name]) for name in _LISTS}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EvalConfig:
@@ -101,7 +141,7 @@ class EvalConfig:
         known = [f.name for f in fields(cls)]
         check_keys(data, known, expected="a known setting of an evaluation", where="EvalConfig")
         values = dict(data)
-        for name in ("tasks", "lengths"):
+        for name in _LISTS:
             if name in values:
                 values[name] = tuple(values[name])
         return cls(**values)

@@ -77,7 +77,8 @@ def rescore(path: str | Path, tasks: Sequence[Task] | None = None) -> Rescored:
         )
     after = [_again(record, known, config.scorer, run) for record in before]
     floors = {name: task.floor for name, task in known.items()}
-    summary = summarize(config.to_dict(), after, floors)
+    left_out = (run.manifest.get("evaluation") or {}).get("left_out") or ()
+    summary = summarize(config.to_dict(), after, floors, left_out)
     rewritten = after != before or summary != run.read_json("summary.json")
     if rewritten:
         run.replace_samples(after)

@@ -26,7 +26,7 @@ from lengthwise.evaluate.config import BLOCK, EvalConfig
 from lengthwise.evaluate.records import PARTS, part_name, read_samples
 from lengthwise.evaluate.summary import summarize
 from lengthwise.runs import RunFolder
-from lengthwise.tasks.base import Sample, Task
+from lengthwise.tasks.base import Sample, Task, sample_id
 
 SHOWN_CHARACTERS = 400
 """Of a prompt, this much of its head and of its tail is kept; the rest can be made again from the sample's number."""
@@ -79,30 +79,30 @@ def evaluate(
         RunFailure: the device is full, or the engine gave up. What was finished is kept.
     """
     world = world or World()
-    _check_lengths(config, tasks, subject)
+    _check_names(tasks)
+    cells, left_out = lay_out(config, tasks, subject)
     out = Path(out)
     plan = {task.name: {"version": task.version, **task.parameters()} for task in tasks}
-    facts = {"tasks": plan, "subject": subject.facts, "tokenizer": subject.tokenizer.fingerprint}
-    hashes = {"plan": hashlib.sha256(repr(sorted(plan.items())).encode()).hexdigest()}
+    tokenizer = {"name": subject.tokenizer.name, "sha256": subject.tokenizer.fingerprint}
+    facts = {"tasks": plan, "left_out": left_out, "subject": subject.facts, "tokenizer": tokenizer}
+    hashes = {
+        "plan": hashlib.sha256(repr(sorted(plan.items())).encode()).hexdigest(),
+        "tokenizer": subject.tokenizer.fingerprint,
+        **({"weights": subject.facts["weights_sha256"]} if "weights_sha256" in subject.facts else {}),
+    }
     if world.is_main:
         run = RunFolder.create(out, "eval", config.to_dict(), resume=resume, data_hashes=hashes)
-        if run.manifest["data_hashes"] != hashes:
-            raise InputError(
-                expected="the tasks that this run began with",
-                got="tasks of the same names with other parameters or sources",
-                where=str(out),
-                fix="choose another --out, or restore the sources",
-            )
+        _check_same(run, hashes)
         run.update_manifest(evaluation=facts)
     world.barrier()
     if not world.is_main:
         run = RunFolder.open(out)
     try:
-        _answer_all(config, tasks, subject, run, world, progress)
+        _answer_all(config, cells, subject, run, world, progress)
         world.barrier()
         if not world.is_main:
             return {}
-        order = {sample_id: place for place, sample_id in enumerate(_all_ids(config, tasks))}
+        order = {sample_id: place for place, sample_id in enumerate(_all_ids(config, cells))}
         records = join_samples(run, order)
         missing = len(order) - len(records)
         if missing:
@@ -112,7 +112,7 @@ def evaluate(
                 where=str(out / "samples.jsonl"),
                 fix="give the same command with --resume",
             )
-        summary = summarize(config.to_dict(), records, {task.name: task.floor for task in tasks})
+        summary = summarize(config.to_dict(), records, {task.name: task.floor for task in tasks}, left_out)
         run.write_json("summary.json", summary)
     except LengthwiseError:
         if world.is_main:
@@ -122,9 +122,49 @@ def evaluate(
     return dict(run.read_json("summary.json"))
 
 
-def _check_lengths(config: EvalConfig, tasks: Sequence[Task], subject: Subject) -> None:
-    """Refuse lengths beforehand: nothing is ever cut to fit."""
-    limit = subject.engine.context_limit
+def _check_names(tasks: Sequence[Task]) -> None:
+    """Refuse two tasks of one name: their samples would have the same ids."""
+    names = [task.name for task in tasks]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            expected="tasks of different names, so that every sample has an id of its own",
+            got=f"{', '.join(twice)} more than once",
+            where="tasks",
+            fix="give each task once",
+        )
+
+
+_ORIGINS = {
+    "plan": ("the tasks that this run began with", "tasks of the same names with other parameters or sources"),
+    "tokenizer": ("the tokenizer that this run began with", "another one"),
+    "weights": ("the model that this run began with", "other weights of the same name"),
+}
+
+
+def _check_same(run: RunFolder, hashes: dict[str, str]) -> None:
+    """Refuse to go on with a run whose tasks, tokenizer or weights have changed under their names."""
+    for name, (expected, got) in _ORIGINS.items():
+        if run.manifest["data_hashes"].get(name) != hashes.get(name):
+            raise InputError(
+                expected=expected, got=got, where=str(run.path), fix="choose another --out, or restore what was there"
+            )
+
+
+Cell = tuple[Task, int]
+"""A task at one length."""
+
+
+def lay_out(
+    config: EvalConfig, tasks: Sequence[Task], subject: Subject
+) -> tuple[list[Cell], list[dict[str, str | int]]]:
+    """The cells of the table, and those that a group names and that cannot be: its task needs more tokens.
+
+    Raises:
+        InputError: a length exceeds what the engine takes; a task that was named by itself needs more; nothing is left.
+            Nothing is ever cut to fit.
+    """
+    limit = config.context_length if config.context_length is not None else subject.engine.context_limit
     beyond = [length for length in config.lengths if limit is not None and length > limit]
     if beyond:
         raise InputError(
@@ -133,56 +173,70 @@ def _check_lengths(config: EvalConfig, tasks: Sequence[Task], subject: Subject) 
             where="lengths",
             fix="leave these out, or give --context-length if the model takes more than it says",
         )
+    grouped = _only_in_groups(config)
+    cells: list[Cell] = []
+    left_out: list[dict[str, str | int]] = []
     for task in tasks:
         least = task.min_length(subject.tokenizer)
-        short = [length for length in config.lengths if length < least]
-        if short:
-            raise InputError(
-                expected=f"lengths of at least {least:,} tokens for {task.name} with the tokenizer "
-                f"{subject.tokenizer.name}",
-                got=", ".join(f"{length:,}" for length in short),
-                where="lengths",
-                fix="leave these out, or leave the task out",
-            )
+        short = sorted(length for length in config.lengths if length < least)
+        if short and task.name not in grouped:
+            raise _too_short(task.name, least, short, subject)
+        cells += [(task, length) for length in sorted(config.lengths) if length >= least]
+        left_out += [{"task": task.name, "length": length, "least": least} for length in short]
+    if not cells:
+        easiest = min(left_out, key=lambda each: each["least"])
+        raise _too_short(str(easiest["task"]), int(easiest["least"]), sorted(config.lengths), subject)
+    return cells, left_out
 
 
-def _all_ids(config: EvalConfig, tasks: Sequence[Task]) -> list[str]:
-    """Ids of all samples in the order of the finished file."""
-    from lengthwise.tasks.base import sample_id
+def _only_in_groups(config: EvalConfig) -> set[str]:
+    """Full names of tasks that the config names by a group alone."""
+    from lengthwise.tasks.registry import FAMILIES, GROUPS, expand
 
-    return [
-        sample_id(task.name, length, index)
-        for task in tasks
-        for length in sorted(config.lengths)
-        for index in range(config.num_samples)
-    ]
+    named = {full for name in config.tasks if name.partition(":")[0] in FAMILIES for full in expand(name)}
+    return {full for name in config.tasks if name in GROUPS for full in expand(name)} - named
 
 
-def blocks(config: EvalConfig, tasks: Sequence[Task]) -> list[tuple[Task, int, range]]:
+def _too_short(name: str, least: int, short: Sequence[int], subject: Subject) -> InputError:
+    return InputError(
+        expected=f"lengths of at least {least:,} tokens for {name} with the tokenizer {subject.tokenizer.name}",
+        got=", ".join(f"{length:,}" for length in short),
+        where="lengths",
+        fix="leave these out, or leave the task out",
+    )
+
+
+def _all_ids(config: EvalConfig, cells: Sequence[Cell]) -> list[str]:
+    """Ids of all samples in the order of the finished file: by task, length and number."""
+    return [sample_id(task.name, length, index) for task, length in cells for index in range(config.num_samples)]
+
+
+def blocks(config: EvalConfig, cells: Sequence[Cell]) -> list[tuple[Task, int, range]]:
     """The work in the order in which it is done: short lengths first, so that a table fills from its left."""
     return [
         (task, length, range(first, min(first + BLOCK, config.num_samples)))
-        for length in sorted(config.lengths)
-        for task in tasks
+        for task, length in sorted(cells, key=lambda cell: cell[1])
         for first in range(0, config.num_samples, BLOCK)
     ]
 
 
 def _answer_all(
-    config: EvalConfig, tasks: Sequence[Task], subject: Subject, run: RunFolder, world: World, progress: bool
+    config: EvalConfig, cells: Sequence[Cell], subject: Subject, run: RunFolder, world: World, progress: bool
 ) -> None:
     """Answer what the run does not hold yet, this process's share."""
     done = {record["id"] for record in read_samples(run)}
-    mine = blocks(config, tasks)[world.rank :: world.size]
+    mine = blocks(config, cells)[world.rank :: world.size]
     name = "samples.jsonl" if world.size == 1 else part_name(world.rank)
     total = sum(length * len(indices) for _, length, indices in mine)
     with _bar(total, shown=progress and world.is_main) as bar:
         for task, length, indices in mine:
-            samples = task.samples(list(indices), length, subject.tokenizer, config.seed)
-            if all(sample.id in done for sample in samples):
+            ids = [sample_id(task.name, length, index) for index in indices]
+            if done.issuperset(ids):
                 bar(length * len(indices), f"{task.name} at {length:,}")
                 continue
             bar(0, f"{task.name} at {length:,}")
+            samples = task.samples(list(indices), length, subject.tokenizer, config.seed)
+            assert [sample.id for sample in samples] == ids, f"{task.name}: ids that are not those of its samples"
             requests = [_request(sample, subject) for sample in samples]
             for answer in subject.engine.run(requests):
                 sample = samples[answer.index]

@@ -35,7 +35,10 @@ RULER = (
 
 
 def summarize(
-    config: Mapping[str, Any], records: Sequence[Mapping[str, Any]], floors: Mapping[str, float | None]
+    config: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    floors: Mapping[str, float | None],
+    left_out: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The content of summary.json.
 
@@ -43,6 +46,7 @@ def summarize(
         config: of the run, plain.
         records: lines of samples.jsonl.
         floors: score that guessing reaches, by task.
+        left_out: cells that a group named and whose task needs more tokens.
     """
     seed = int(config["seed"])
     cells: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
@@ -54,10 +58,9 @@ def summarize(
         task: {str(length): asdict(_cell(cells[task, length], seed)) for length in lengths if (task, length) in cells}
         for task in tasks
     }
-    own = {
-        length: _mean_over([cells[task, length] for task in tasks if (task, length) in cells], seed)
-        for length in lengths
-    }
+    # A mean over other tasks at other lengths would compare nothing.
+    everywhere = [task for task in tasks if all((task, length) in cells for length in lengths)]
+    own = {length: _mean_over([cells[task, length] for task in everywhere], seed) for length in lengths}
     ruler = _ruler(cells, lengths, seed)
     base = own[lengths[0]].value if lengths else None
     return {
@@ -72,6 +75,7 @@ def summarize(
             task: sorted({record["scorer"] for (t, _), c in cells.items() if t == task for record in c})
             for task in tasks
         },
+        "mean_tasks": everywhere,
         "mean": {str(length): asdict(mean) for length, mean in own.items()},
         "ruler_mean": None if ruler is None else {str(length): asdict(mean) for length, mean in ruler.items()},
         "effective_length": {
@@ -84,6 +88,7 @@ def summarize(
             if not base
             else effective_length({length: mean.value for length, mean in own.items()}, OWN_SHARE * base),
         },
+        "left_out": [dict(each) for each in left_out],
         "failures": sum(record["score"] is None for record in records),
         "num_records": len(records),
     }

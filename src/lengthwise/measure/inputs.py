@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Integer
 
 from lengthwise.checkpoints import Checkpoint
-from lengthwise.data import load_tokenizer, prepare_corpus, sample_sequences
-from lengthwise.data.tokenizers import Tokenizer
+from lengthwise.data import prepare_corpus, sample_sequences
 from lengthwise.engines import OpenedModel, from_checkpoint
+from lengthwise.engines.opening import tokenizer_of
 from lengthwise.errors import InputError
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.shapes import Int
@@ -56,7 +56,7 @@ def sample(config: MeasureConfig, model: Checkpoint | OpenedModel, *, progress: 
             documents of that length.
     """
     assert config.length is not None, "resolved"
-    tokenizer = _tokenizer(config, _opened(model))
+    tokenizer = tokenizer_of(_opened(model), config.tokenizer)
     _, validation = prepare_corpus(config.data, tokenizer, progress=progress)
     tokens, documents = sample_sequences(
         validation,
@@ -85,7 +85,7 @@ def given(
         )
     opened = _opened(model)
     named = config.tokenizer is not None or opened.tokenizer_spec is not None
-    token_bytes = _tokenizer(config, opened).token_bytes() if named else None
+    token_bytes = tokenizer_of(opened, config.tokenizer).token_bytes() if named else None
     return Sequences(narrow(tokens), documents, token_bytes, None)
 
 
@@ -98,27 +98,3 @@ def narrow(tokens: Integer[np.ndarray, "n T1"]) -> Integer[np.ndarray, "n T1"]:
 
 def _opened(model: Checkpoint | OpenedModel) -> OpenedModel:
     return model if isinstance(model, OpenedModel) else from_checkpoint(model)
-
-
-def _tokenizer(config: MeasureConfig, opened: OpenedModel) -> Tokenizer:
-    if config.tokenizer is not None:
-        tokenizer = load_tokenizer(config.tokenizer)
-    elif opened.tokenizer_spec is None:
-        what = "a checkpoint that names its tokenizer"
-        raise InputError(
-            expected=what if opened.engine == "lengthwise" else "a tokenizer.json beside the model",
-            got="none",
-            where=config.model,
-            fix="give --tokenizer (bytes, or the path of its tokenizer.json)",
-        )
-    else:
-        base = None if opened.tokenizer_spec == "bytes" else opened.tokenizer_base
-        tokenizer = load_tokenizer(opened.tokenizer_spec, base)
-    if tokenizer.vocab_size > opened.vocab_size:
-        raise InputError(
-            expected=f"a tokenizer with at most {opened.vocab_size} tokens, the model's vocabulary",
-            got=f"{tokenizer.name} with {tokenizer.vocab_size}",
-            where="tokenizer",
-            fix="use the tokenizer that the model was trained with",
-        )
-    return tokenizer

@@ -15,6 +15,7 @@ from lengthwise.errors import InputError
 from lengthwise.layers.attention import Attention
 from lengthwise.layers.base import Mixer, Place
 from lengthwise.layers.build import build_mixer, build_mlp
+from lengthwise.layers.linear import Linear
 from lengthwise.layers.norms import NORMS
 from lengthwise.models.config import ModelConfig
 from lengthwise.models.packing import cut_at
@@ -173,9 +174,9 @@ class LanguageModel(nn.Module):
         return total
 
     def set_backend(self, backend: Backend) -> None:
-        """Choose the form in which the recurrences run; "auto" is the fastest that the device and dtype allow."""
+        """Choose the form in which recurrences and products run; "auto" is the fastest for the device and dtype."""
         for module in self.modules():
-            if isinstance(module, Mixer):
+            if isinstance(module, Mixer | Linear):
                 module.backend = backend
 
     def forward(

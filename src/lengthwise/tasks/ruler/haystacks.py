@@ -40,8 +40,9 @@ class Stack:
     def __init__(self, counter: TokenCounter) -> None:
         self.counter = counter
 
-    def begin(self, streams: Sequence[Draws], room: int) -> Sequence[Any]:
-        """What each sample needs to know of its haystack before it is laid out, drawn from its stream."""
+    def begin(self, streams: Sequence[Draws], shared: Sequence[Draws], room: int) -> Sequence[Any]:
+        """What each sample needs to know of its haystack before it is laid out, drawn from its stream and from one that
+        is the same for its neighbours."""
         raise NotImplementedError
 
     def assemble(
@@ -68,7 +69,11 @@ class Begins:
 
 
 class ProseStack(Stack):
-    """Sentences in a row, from a sentence drawn for each sample; after the last comes the first."""
+    """Sentences in a row, from a sentence that some samples have in common; after the last comes the first.
+
+    Prompts that begin alike can be read once up to where they part ways. Where a short prompt is filled badly from the
+    common sentence, others are tried that are drawn for the sample alone.
+    """
 
     def __init__(self, counter: TokenCounter, passage: Passage, counts: NDArray[np.int64], empty: bool = False) -> None:
         super().__init__(counter)
@@ -77,8 +82,12 @@ class ProseStack(Stack):
         self.sums = np.concatenate([[0], np.cumsum(counts)])
         self.total = int(self.sums[-1])
 
-    def begin(self, streams: Sequence[Draws], room: int) -> list[Begins]:
-        return [Begins(draws.integers(len(self.passage), _BEGINS).tolist()) for draws in streams]
+    def begin(self, streams: Sequence[Draws], shared: Sequence[Draws], room: int) -> list[Begins]:
+        size = len(self.passage)
+        return [
+            Begins([common.integer(size), *own.integers(size, _BEGINS - 1).tolist()])
+            for own, common in zip(streams, shared, strict=True)
+        ]
 
     def facts(self, start: Begins) -> dict[str, Any]:
         return {"first_sentence": start.taken}
@@ -169,7 +178,7 @@ class LineStack(Stack):
         self.tokens = counter.count(line + "\n")
         self.shared = Shared((line + "\n") * (length // self.tokens + 2))
 
-    def begin(self, streams: Sequence[Draws], room: int) -> list[None]:
+    def begin(self, streams: Sequence[Draws], shared: Sequence[Draws], room: int) -> list[None]:
         return [None] * len(streams)
 
     def exact(self, needles: list[Needle], template: Template) -> bool:
@@ -205,7 +214,7 @@ class NeedleStack(Stack):
         super().__init__(counter)
         self.form = form
 
-    def begin(self, streams: Sequence[Draws], room: int) -> list[Distractors]:
+    def begin(self, streams: Sequence[Draws], shared: Sequence[Draws], room: int) -> list[Distractors]:
         starts = [Distractors(self.form, draws) for draws in streams]
         enough = int(room / self.form.typical * 1.04) + 4
         if self.form.typical > room * (1 - _FULL):

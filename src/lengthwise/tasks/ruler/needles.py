@@ -29,6 +29,9 @@ from lengthwise.tasks.tokens import TokenCounter, check_round_trip, check_specia
 
 Haystack = Literal["prose", "line", "needles"]
 
+SHARED = 32
+"""Samples in a row (0-31, 32-63, ...) whose haystack of prose begins at the same sentence, so that an engine can read
+what they have in common once. Their needles and depths are their own."""
 _TRIES = 100
 _SLACK = 8  # tokens by which pieces may differ from what they are in other company
 
@@ -129,6 +132,7 @@ class NeedleTask(RulerTask):
     def __init__(self, name: str, library: Library, config: NeedleConfig, purpose: str | None = None) -> None:
         super().__init__(name, library)
         self.config = config
+        self.version = 2 if config.haystack == "prose" else 1  # 2: neighbours' haystacks begin alike
         self._purpose = name if purpose is None else purpose
         self.binary = config.num_asked * config.num_values == 1
 
@@ -254,7 +258,9 @@ class NeedleTask(RulerTask):
             more = (attempt,) if attempt else ()
             streams = [self.draws(seed, index, *more) for index in missing]
             drawn = [self._draw(stream) for stream in streams]
-            starts = stack.begin(streams, room) if streams else []
+            # The same at every length and depth, and for every draw of needles.
+            shared = [Draws(seed, f"tasks/{self.purpose()}/haystack", index // SHARED) for index in missing]
+            starts = stack.begin(streams, shared, room) if streams else []
             for index, what, start in zip(missing, drawn, starts, strict=True):
                 if (made := self._lay_out(index, room, counter, stack, start, *what)) is not None:
                     built[index] = made

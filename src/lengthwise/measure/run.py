@@ -82,6 +82,7 @@ def measure(
         )
     else:
         opened = from_checkpoint(checkpoint)
+        opened = replace(opened, source=opened.source or config.model)
     resolved, skipped = offered(resolve(config, opened), opened)
     if sequences is None:
         text = sample(resolved, opened, progress=progress)

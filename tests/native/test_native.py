@@ -1,7 +1,9 @@
 """The ground under the kernels in C: compiling, numbers, threads, and what happens without a compiler."""
 
 import ctypes
+import gc
 import warnings
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -204,6 +206,25 @@ def test_a_failure_in_another_thread_is_not_lost(failure):
 
     with some_threads(2), pytest.raises(failure, match="part failed"):
         parallel(task, 2)
+
+
+def test_what_a_task_holds_is_let_go_at_once():
+    """Not when the garbage collector comes by: by then a few hundred megabytes of tensors may have gathered."""
+
+    class Held:
+        pass
+
+    def work() -> weakref.ref:
+        held = Held()
+        with some_threads(2):
+            parallel(lambda begin, end: None if held else None, 8)
+        return weakref.ref(held)
+
+    gc.disable()
+    try:
+        assert work()() is None
+    finally:
+        gc.enable()
 
 
 def test_a_kernel_is_compiled_once(probe, tmp_path, monkeypatch):

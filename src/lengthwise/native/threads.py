@@ -27,7 +27,7 @@ class Team(ctypes.Structure):
 
 def team() -> Team:
     """As many threads as torch uses."""
-    return Team(ctypes.cast(_starter(), ctypes.c_void_p).value, torch.get_num_threads())
+    return Team(_address(_starter()), torch.get_num_threads())
 
 
 def parallel(task: Callable[[int, int], None], count: int) -> None:
@@ -57,9 +57,15 @@ def parallel(task: Callable[[int, int], None], count: int) -> None:
 
     function = _Body(body)
     # All threads or one: a library that is asked for fewer than before ends the others.
-    _starter()(ctypes.cast(function, ctypes.c_void_p), None, torch.get_num_threads(), 0)
+    _starter()(_address(function), None, torch.get_num_threads(), 0)
     if failures:
         raise failures[0]
+
+
+def _address(function: Any) -> int | None:
+    """Where a function lies. `ctypes.cast` tells it too, but leaves a cycle of references behind, and with it all that a
+    task holds until the garbage collector comes by."""
+    return ctypes.c_void_p.from_buffer(function).value
 
 
 @cache

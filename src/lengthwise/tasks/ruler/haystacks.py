@@ -5,6 +5,7 @@ Each fills a prompt to a number of tokens that it adds up; see `lengthwise.tasks
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,26 +35,26 @@ class Needle:
     asked: bool
 
 
-class Stack:
+class Stack(ABC):
     """A haystack that needles are put into. `start` is whatever `begin` drew for a sample."""
 
     def __init__(self, counter: TokenCounter) -> None:
         self.counter = counter
 
+    @abstractmethod
     def begin(self, streams: Sequence[Draws], shared: Sequence[Draws], room: int) -> Sequence[Any]:
         """What each sample needs to know of its haystack before it is laid out, drawn from its stream and from one that
         is the same for its neighbours."""
-        raise NotImplementedError
 
+    @abstractmethod
     def assemble(
         self, start: Any, needles: list[Needle], template: Template, room: int
     ) -> tuple[tuple[Part, ...], int]:
         """The longest prompt whose parts add up to at most `room` tokens, and what they add up to."""
-        raise NotImplementedError
 
+    @abstractmethod
     def exact(self, needles: list[Needle], template: Template) -> bool:
         """Whether the sum is the number of tokens of the whole."""
-        raise NotImplementedError
 
     def facts(self, start: Any) -> dict[str, Any]:
         """For `meta`."""

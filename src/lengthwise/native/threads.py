@@ -63,8 +63,11 @@ def parallel(task: Callable[[int, int], None], count: int) -> None:
 
 
 def _address(function: Any) -> int | None:
-    """Where a function lies. `ctypes.cast` tells it too, but leaves a cycle of references behind, and with it all that a
-    task holds until the garbage collector comes by."""
+    """Where a function lies.
+
+    `ctypes.cast` tells it too, but leaves a cycle of references behind, and with it all that a task holds until the
+    garbage collector comes by.
+    """
     return ctypes.c_void_p.from_buffer(function).value
 
 

@@ -1,8 +1,11 @@
 """The native engine against one prompt at a time, read in one piece."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
+from tests.engines.cramped import OUT_OF_MEMORY, Cramped
 from tests.models.families import FAMILIES, VOCAB, small_model
 
 from lengthwise.engines.base import Engine, Request
@@ -52,6 +55,38 @@ def test_settings_change_no_answer(batch_size: int, chunk: int, reuse: bool) -> 
     expected = {a.index: a.tokens.tolist() for a in NativeEngine(model).run(requests)}
     engine = NativeEngine(model, batch_size=batch_size, chunk=chunk, reuse_prefixes=reuse)
     assert {a.index: a.tokens.tolist() for a in engine.run(requests)} == expected
+
+
+def cramped(model: LanguageModel, most: int, error: Callable[[], Exception]) -> NativeEngine:
+    engine = NativeEngine(model, batch_size=8)
+    engine.model = Cramped(model, most, error)  # type: ignore[assignment]
+    return engine
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["python", "cuda", "cpu"])
+@pytest.mark.parametrize("most", [1, 3])
+def test_the_batch_halves_when_memory_runs_out(most: int, error: Callable[[], Exception]) -> None:
+    model, requests = small_model("mamba2"), mixed_requests()
+    expected = {a.index: a.tokens.tolist() for a in NativeEngine(model).run(requests)}
+    engine = cramped(model, most, error)
+    answers = list(engine.run(requests))
+    assert sorted(a.index for a in answers) == list(range(len(requests)))
+    assert {a.index: a.tokens.tolist() for a in answers} == expected
+    assert engine.batch_size <= most
+    assert engine.halvings >= 2
+
+
+def test_what_does_not_fit_alone_is_an_answer_that_says_so() -> None:
+    engine = cramped(small_model("mamba2"), 0, MemoryError)
+    answers = list(engine.run(mixed_requests()))
+    assert [a.finish for a in answers] == ["error"] * len(mixed_requests())
+    assert "out of memory" in str(answers[0].error)
+
+
+def test_other_errors_are_not_taken_for_memory() -> None:
+    engine = cramped(small_model("mamba2"), 0, lambda: RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        list(engine.run(mixed_requests()))
 
 
 def test_what_is_shared_is_read_once() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.engines.cramped import OUT_OF_MEMORY, Cramped
 from tests.engines.models import save_byte_model
 from tests.measure.models import tiny_model
 
@@ -110,29 +110,6 @@ def test_rows_of_unequal_lengths_stand_together_only_where_padding_is_right(open
         assert sizes == [[1, 33, 70, 90, 90, 90, 94]]
     else:
         assert sizes == [[1], [33], [70], [90, 90, 90], [94]]
-
-
-class Cramped:
-    """A model with memory for so many rows."""
-
-    def __init__(self, model: Any, most: int, error: Callable[[], Exception]) -> None:
-        self.model, self.most, self.error, self.refused = model, most, error, 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def __call__(self, tokens: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        if len(tokens) > self.most:
-            self.refused += 1
-            raise self.error()
-        return self.model(tokens, *arguments, **options)
-
-
-OUT_OF_MEMORY = [
-    MemoryError,
-    lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-    lambda: RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
-]
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["python", "cuda", "cpu"])

@@ -80,3 +80,15 @@ class Engine(Protocol):
     def run(self, requests: Sequence[Request]) -> Iterator[Answer]:
         """Answer every request, each once, in any order, as they are finished."""
         ...
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception of Python, of a device or of torch's allocator means that memory ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
+
+
+def out_of_memory_answer(index: int, request: Request, reason: str) -> Answer:
+    """The answer to a request that does not fit even alone."""
+    nothing = np.zeros(0, dtype=np.int64)
+    return Answer(index, nothing, None, "error", len(request.prompt), error=f"out of memory: {reason}")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lengthwise.engines.base import Answer, Request
+from lengthwise.engines.base import Answer, Request, is_out_of_memory, out_of_memory_answer
 from lengthwise.engines.prefixes import Node, prefix_tree
 from lengthwise.errors import InputError
 from lengthwise.models.lm import LanguageModel
@@ -31,6 +31,9 @@ GENERATED = 2
 
 class NativeEngine:
     """A `LanguageModel` that generates greedily and scores continuations.
+
+    When memory runs out the batch is halved, for good, and the work goes on; a prompt that does not fit alone is an
+    answer that says so.
 
     Args:
         model: the model, on its device.
@@ -60,6 +63,8 @@ class NativeEngine:
         self.reuse_prefixes, self.stop_tokens = reuse_prefixes, frozenset(stop_tokens)
         self.tokens_read = 0
         """Tokens of prompts that were read so far, shared ones once."""
+        self.halvings = 0
+        """Times that memory ran out and the batch was halved."""
 
     @property
     def context_limit(self) -> int | None:
@@ -88,7 +93,7 @@ class NativeEngine:
         self.model.train(False)
         try:
             for first in range(0, len(requests), WINDOW):
-                yield from self._window(first, requests[first : first + WINDOW])
+                yield from self._surviving(first, requests[first : first + WINDOW])
         finally:
             self.model.train(training)
 
@@ -109,6 +114,33 @@ class NativeEngine:
                 where=f"request {index}",
                 fix="encode it with the model's own tokenizer",
             )
+
+    def _surviving(self, first: int, requests: Sequence[Request]) -> Iterator[Answer]:
+        """Answer some requests; where memory runs out, what is left of them in smaller batches, at last one by one."""
+        left, one_by_one = list(range(len(requests))), False
+        while left:
+            part, answered, reason = left[:1] if one_by_one else left, set(), None
+            try:
+                for answer in self._window(0, [requests[index] for index in part]):
+                    answered.add(part[answer.index])
+                    yield replace(answer, index=first + part[answer.index])
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = " ".join(str(error).split())[:200] or "no memory left"
+            # Outside of the handler, so that the exception no longer holds the tensors of the attempt.
+            if reason is not None:
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                if len(part) == 1:
+                    answered.add(part[0])
+                    yield out_of_memory_answer(first + part[0], requests[part[0]], reason)
+                elif self.batch_size > 1:
+                    self.batch_size //= 2
+                    self.halvings += 1
+                else:
+                    one_by_one = True
+            left = [index for index in left if index not in answered]
 
     def _window(self, first: int, requests: Sequence[Request]) -> Iterator[Answer]:
         """Answer some requests: read their prompts as a tree, and answer whenever a batch of them is read."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lengthwise.engines.base import Answer, Request
+from lengthwise.engines.base import Answer, Request, is_out_of_memory, out_of_memory_answer
 from lengthwise.engines.hf import HFModel
 from lengthwise.engines.opening import OpenedModel, quiet
 from lengthwise.engines.probe import Carrying, pads_left
@@ -157,7 +157,7 @@ class TransformersEngine:
         try:
             answers = answer(batch, requests)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split())[:200] or "no memory left"
         else:
@@ -168,8 +168,7 @@ class TransformersEngine:
             torch.cuda.empty_cache()
         if len(batch) == 1:
             (row,) = batch
-            length = len(requests[row.index].prompt)
-            yield Answer(row.index, _none(), None, "error", length, error=f"out of memory: {reason}")
+            yield out_of_memory_answer(row.index, requests[row.index], reason)
             return
         self.batch_size = max(1, len(batch) // 2)
         self.halvings += 1
@@ -274,11 +273,6 @@ def _padded(lengths: Tensor) -> dict[str, Any]:
 
 def _none() -> NDArray[np.int64]:
     return np.zeros(0, dtype=np.int64)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
 
 
 def _stops_of(model: Any) -> frozenset[int]:

@@ -271,10 +271,6 @@ def _padded(lengths: Tensor) -> dict[str, Any]:
     return {"lengths": lengths, "padding": "left"}
 
 
-def _none() -> NDArray[np.int64]:
-    return np.zeros(0, dtype=np.int64)
-
-
 def _stops_of(model: Any) -> frozenset[int]:
     """The end of text by the model's settings of generation: one id or several."""
     ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)

@@ -121,7 +121,7 @@ class NativeEngine:
         while left:
             part, answered, reason = left[:1] if one_by_one else left, set(), None
             try:
-                for answer in self._window(0, [requests[index] for index in part]):
+                for answer in self._window([requests[index] for index in part]):
                     answered.add(part[answer.index])
                     yield replace(answer, index=first + part[answer.index])
             except (MemoryError, RuntimeError) as error:
@@ -142,7 +142,7 @@ class NativeEngine:
                     one_by_one = True
             left = [index for index in left if index not in answered]
 
-    def _window(self, first: int, requests: Sequence[Request]) -> Iterator[Answer]:
+    def _window(self, requests: Sequence[Request]) -> Iterator[Answer]:
         """Answer some requests: read their prompts as a tree, and answer whenever a batch of them is read."""
         # A continuation needs a prediction at the prompt's last token, so that token is read along with it.
         prompts = [r.prompt if r.continuation is None else r.prompt[:-1] for r in requests]
@@ -154,10 +154,8 @@ class NativeEngine:
         roots = prefix_tree([prompts[number] for number in numbers], enabled=self.reuse_prefixes)
         for rows in self._read(roots):
             waiting += [_Row(numbers[row.index], row.state, row.logits) for row in rows]
-            for answer in self._answer_full(waiting, requests, whole=True):
-                yield _renumbered(answer, first)
-        for answer in self._answer_full(waiting, requests, whole=False):
-            yield _renumbered(answer, first)
+            yield from self._answer_full(waiting, requests, whole=True)
+        yield from self._answer_full(waiting, requests, whole=False)
 
     def _read(self, roots: list[Node]) -> Iterator[list[_Row]]:
         """Read a forest; yields prompts as they are read, with their state and their prediction."""
@@ -319,7 +317,3 @@ class _Row:
     index: int
     state: State | None
     logits: Float[Tensor, "1 vocab"] | None
-
-
-def _renumbered(answer: Answer, first: int) -> Answer:
-    return replace(answer, index=answer.index + first)

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks._common import THREADS, child, clock, peak_mb
 
 LENGTH, LONGER, CONTEXT = 8192, 32768, 2048
-ROUNDS = 3
+ROUNDS = 7
 TIME_BAR, MEMORY_BAR_MB = 1.5, 32.0  # four times the text may cost a twelfth of the process
 
 

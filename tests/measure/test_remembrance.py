@@ -11,6 +11,7 @@ import torch
 from tests.measure.models import CountingModel, random_tokens, tiny_model
 
 from lengthwise.errors import InputError
+from lengthwise.measure import remembrance
 from lengthwise.measure.remembrance import (
     DISTANCES,
     area_under_curve,
@@ -46,8 +47,13 @@ def direct(model: LanguageModel, row: np.ndarray, starts: Sequence[int], ends: S
     return found
 
 
+@pytest.mark.parametrize("alone", [0, 1, 8, 128])
 @pytest.mark.parametrize("tokens_per_forward", [1, 7, 64, 100000])
-def test_surface_equals_one_forward_per_start(tokens_per_forward: int) -> None:
+def test_surface_equals_one_forward_per_start(
+    tokens_per_forward: int, alone: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Rows enter among the others, or are read by themselves up to the next end; or some do this and some that.
+    monkeypatch.setattr(remembrance, "ALONE", alone)
     # The padded vocabulary has 16 columns of which 5 are masked.
     model, tokens = tiny_model(), random_tokens(2, 47)
     starts, ends = [0, 1, 5, 20, 33, 44, 46], [2, 5, 19, 20, 46]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -10,9 +11,9 @@ from tests.helpers import assert_close, need_form
 
 from lengthwise.errors import InputError
 from lengthwise.layers import mamba2_reading
-from lengthwise.models.config import Mamba2Config, ModelConfig
+from lengthwise.models.config import AttentionConfig, GatedMLPConfig, Mamba2Config, ModelConfig, RGLRUConfig
 from lengthwise.models.lm import LanguageModel
-from lengthwise.models.reading import advance
+from lengthwise.models.reading import advance, advance_and_predict
 from lengthwise.state import State
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -102,8 +103,62 @@ def test_shallow_models(num_layers: int, backend: str) -> None:
     model, tokens = made_model(backend, num_layers), made_tokens(1, 9)
     state = made_state(model, 4)
     with torch.no_grad():
-        expected = model(tokens.expand(4, -1), state).state
-    assert_same_state(advance(model, tokens, state), expected)
+        expected = model(tokens.expand(4, -1), state, logits="last")
+    assert_same_state(advance(model, tokens, state), expected.state)
+    logits, found = advance_and_predict(model, tokens, state)
+    assert expected.logits is not None
+    assert_close("logits", logits[:, :11], expected.logits[:, 0, :11], rel_rms=1e-5)
+    assert_same_state(found, expected.state)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_rows_that_the_threads_do_not_share_evenly(threads: int) -> None:
+    need_form("native")
+    model = made_model("native")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for rows in (1, 2, 4, 7, 8):
+            tokens, state = made_tokens(rows, 150), made_state(model, rows)
+            with torch.no_grad():
+                expected = model(tokens, state).state
+            assert_same_state(advance(model, tokens, state), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("length", [1, 2, 9])
+@pytest.mark.parametrize("own_text", [True, False])
+def test_prediction_behind_the_last_token(variant: str, length: int, own_text: bool, backend: str) -> None:
+    model, tokens = made_model(backend, **VARIANTS[variant]), made_tokens(3 if own_text else 1, length)
+    state = made_state(model, 3)
+    with torch.no_grad():
+        expected = model(tokens.expand(3, -1), state, logits="last")
+    logits, found = advance_and_predict(model, tokens, state)
+    assert expected.logits is not None
+    assert_close("logits", logits[:, :11], expected.logits[:, 0, :11], rel_rms=1e-5)
+    assert (logits[:, 11:] == -math.inf).all()
+    assert_same_state(found, expected.state)
+    with torch.no_grad():
+        expected = model(tokens, logits="last")
+    assert expected.logits is not None
+    logits, found = advance_and_predict(model, tokens)
+    assert_close("logits", logits[:, :11], expected.logits[:, 0, :11], rel_rms=1e-5)
+    assert_same_state(found, expected.state)
+
+
+@pytest.mark.parametrize("mixer", [RGLRUConfig(), AttentionConfig(num_heads=2)])
+def test_prediction_of_models_that_are_spared_nothing(mixer: Any) -> None:
+    sizes = ModelConfig(d_model=16, num_layers=2, vocab_size=11, mixer=mixer, mlp=GatedMLPConfig(width=32))
+    model, tokens = LanguageModel(sizes).eval(), made_tokens(1, 9)
+    state = made_state(model, 3)
+    with torch.no_grad():
+        expected = model(tokens.expand(3, -1), state, logits="last")
+    logits, found = advance_and_predict(model, tokens, state)
+    assert expected.logits is not None
+    assert_close("logits", logits[:, :11], expected.logits[:, 0, :11], rel_rms=1e-5)
+    assert_same_state(found, expected.state)
 
 
 def test_refused_rows() -> None:

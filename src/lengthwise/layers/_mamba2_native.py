@@ -190,15 +190,51 @@ def mamba2_read_native(
     Returns:
         Both states after the last token. To be called without gradients.
     """
+    batch, width = len(residual), residual.shape[2]
+    rows = batch if ssm_state is None else len(ssm_state)
+    channels, taps = parameters.conv_weight.shape
+    heads, headdim = len(parameters.A), sizes.headdim
+    next_conv = _floats(batch, taps - 1, channels)
+    final = _floats(rows, heads, headdim, (channels - heads * headdim) // (2 * sizes.groups))
+    for name, stream in (("residual", residual), ("added", added)):
+        assert stream is None or stream.stride()[1:] == (width, 1), name
+    # Threads take whole rows; those that are left over they read together, so that none of them waits.
+    left = batch % team().threads if rows == batch else 0
+    for part in (slice(0, batch - left), slice(batch - left, batch)):
+        own = part if rows == batch else slice(None)
+        if part.stop > part.start:
+            _read_rows(
+                residual[part],
+                None if added is None else added[own],
+                surroundings,
+                parameters,
+                None if conv_state is None else conv_state[part],
+                None if ssm_state is None else ssm_state[own],
+                sizes,
+                next_conv[part],
+                final[own],
+            )
+    return next_conv, final
+
+
+def _read_rows(
+    residual: Tensor,
+    added: Tensor | None,
+    surroundings: Surroundings,
+    parameters: Parameters,
+    conv_state: Tensor | None,
+    ssm_state: Tensor | None,
+    sizes: Sizes,
+    next_conv: Tensor,
+    final: Tensor,
+) -> None:
+    """`mamba2_read_native` of some rows; the last two arguments take what it returns."""
     batch, time, width = residual.shape
-    rows = batch if ssm_state is None else ssm_state.shape[0]
-    readers = rows if rows > batch else 0
+    readers = len(final) if len(final) > batch else 0
     job, kept = _describe((batch, time), parameters, conv_state, ssm_state, None, sizes, readers=readers)
     job.model_width, job.readers, job.silent = width, readers, added is None
     job.block_eps = surroundings.norm_eps
     first = job.heads * job.width if added is None else 0  # of the rows of the projection that are wanted
-    next_conv = _floats(batch, job.taps - 1, len(parameters.conv_weight))
-    final = _floats(rows, job.heads, job.width, job.size)
     in_bias = surroundings.in_bias
     _point(
         job,
@@ -211,17 +247,12 @@ def mamba2_read_native(
         final=final,
         kept=kept,
     )
-    for name, stream in (("residual", residual), ("added", added)):
-        if stream is not None:
-            assert stream.stride(2) == 1, name
-            assert stream.stride(1) == width, name
-            setattr(job, name, stream.data_ptr())
-    job.from_time = residual.stride(0) // width
-    job.to_time = 0 if added is None else added.stride(0) // width
+    job.residual, job.from_time = residual.data_ptr(), residual.stride(0) // width
+    if added is not None:
+        job.added, job.to_time = added.data_ptr(), added.stride(0) // width
     numbers = _sizes(job)
     _point(job, scratch=_floats(numbers.scratch), panels=_floats(numbers.panels), kept=kept)
     _call("mamba2_forward", job)
-    return next_conv, final
 
 
 def _describe(

@@ -48,7 +48,8 @@ def read_block(
     Args:
         norm: of the block, before the mixer.
         mixer: the mixer.
-        residual: the stream before the block, at least one token; a row for each of the state, or one for all R.
+        residual: the stream before the block, at least one token; a row for each of the state, or one for all R. It may
+            be written over, so that memory holds one stream and not two.
         state: before the first token; None for zeros.
         silent: the state alone is wanted; the stream is None then.
     """
@@ -57,11 +58,13 @@ def read_block(
     assert isinstance(norm, RMSNorm)
     around, inside, sizes = _surroundings(norm, mixer), mixer.inner_parameters(torch.float32), mixer.sizes
     if state is None:
-        added = None if silent else torch.empty_like(residual, memory_format=torch.contiguous_format)
+        added = None if silent else residual
         conv, ssm = mamba2_read_native(residual, added, around, inside, None, None, sizes)
         return added, Mamba2State(ssm=ssm, conv=conv)
     rows, time, width = state.ssm.shape[0], residual.shape[1], mixer.config.d_conv - 1
-    added = None if silent else residual.new_empty(rows, time, residual.shape[2])
+    added = None
+    if not silent:
+        added = residual if rows == len(residual) else residual.new_empty(rows, time, residual.shape[2])
     conv, ssm, begin = state.conv, state.ssm, 0
     if rows > residual.shape[0] and not _same_rows(conv):
         # The first W - 1 tokens are read row by row; from then on all rows see the same in the convolution.

@@ -9,10 +9,10 @@ Distances, all between 0 and 1: total variation, half the L1 distance; Jensen-Sh
 divergence in bits; one minus the cosine of the two probability vectors.
 
 The whole surface, every start t and every end T of a grid, takes one pass over the text. Rows enter the batch at their
-start with a zero state, and from there on all rows read the same tokens; at each end the predictions of all rows are
-compared with that of the row that started at 0. Because the text is the same for all, a `LanguageModel` does most of
-its lowest layer once for all rows, and because only the ends are predicted, its uppermost layer makes no output in
-between (`models/reading.py`). Memory holds one state per start, whatever the length.
+start with a zero state, or, where an end follows soon, after it; from there on all rows read the same tokens. At each
+end the predictions of all rows are compared with that of the row that started at 0. Because the text is the same for
+all, a `LanguageModel` does most of its lowest layer once for all rows, and because only the ends are predicted, its
+uppermost layer makes no output in between (`models/reading.py`). Memory holds one state per start, whatever the length.
 
 States of models that are not ours cannot be laid side by side; there every start is read by itself.
 """
@@ -20,6 +20,7 @@ States of models that are not ours cannot be laid side by side; there every star
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -28,7 +29,16 @@ from jaxtyping import Integer
 
 from lengthwise.engines import HFModel, OneShot
 from lengthwise.errors import InputError
-from lengthwise.measure.stream import Advance, SequenceModel, as_rows, device_of, evaluating, pieces, read_past
+from lengthwise.measure.stream import (
+    Advance,
+    SequenceModel,
+    as_rows,
+    device_of,
+    evaluating,
+    pieces,
+    read_and_predict,
+    read_past,
+)
 from lengthwise.shapes import Float, Tensor
 from lengthwise.state import State
 
@@ -37,6 +47,8 @@ TOKENS_PER_FORWARD = 8192
 """Rows times tokens of a forward pass: enough to fill the matrix products, little enough to bound memory."""
 CHUNK = 64
 """Tokens to which the chunked recurrences fill up a piece."""
+ALONE = 128
+"""A start so few tokens before the next end, or fewer, is read by itself up to there."""
 
 
 def remembrance_starts(end: int, context_length: int, number: int = 32) -> list[int]:
@@ -155,32 +167,68 @@ def _surface(
     told: Advance | None,
 ) -> dict[str, Float[np.ndarray, "starts ends"]]:
     """The surface of one document; `entering` begins with 0."""
-    device = device_of(model)
     surface = {name: np.full((len(entering), len(ends)), np.nan, dtype=np.float64) for name in DISTANCES}
+    reader = _Reader(model, text, tokens_per_forward, told)
     state: State | None = None
-    active = 0
-    # An end e is cut on both sides of its token, so that only that one token needs a prediction.
-    cuts = {*entering, *ends, *(end + 1 for end in ends)}
-    for begin, stop in pieces(ends[-1] + 1, ends[-1] + 1, cuts=cuts):
-        if begin in entering:
-            active += 1
+    for column, (begin, stop) in enumerate(pairwise([0, *(end + 1 for end in ends)])):
+        # Rows that enter shortly before the end are short, and cutting the text of all others would cost more.
+        here = [start for start in entering if begin <= start < stop]
+        alone = [start for start in here if start > 0 and stop - start <= ALONE]
+        at = begin
+        for start in here[: len(here) - len(alone)]:
+            state, at = reader.past(at, start, state), start
             if state is not None:
-                fresh = state.rows(torch.zeros(1, dtype=torch.int64)).zeros_like()
-                state = State.cat([state, fresh])
-        for first, last in _even_pieces(begin, stop, tokens_per_forward // active):
-            read = as_rows(text[None, first:last], device)
-            if begin in ends:
-                with torch.inference_mode():
-                    output = model(read.expand(active, -1), state, logits="last")
-                state, chances = output.state, torch.softmax(output.logits[:, -1].double(), dim=-1)
-                for name, values in distances(chances[:1], chances[:, None]).items():
-                    surface[name][:active, ends.index(begin)] = values[:, 0].cpu().numpy()
-                    surface[name][0, ends.index(begin)] = 0.0  # its distance to itself, free of rounding
-            else:
-                state = read_past(model, read, state)
-            if told is not None:
-                told((last - first) * active)
+                state = State.cat([state, state.rows(torch.zeros(1, dtype=torch.int64)).zeros_like()])
+        found = [reader.predict(at, stop, state), *(reader.predict(start, stop, None) for start in alone)]
+        state = found[0][1]
+        if alone and stop <= ends[-1]:
+            state = State.cat([each for _, each in found])
+        chances = torch.softmax(torch.cat([logits for logits, _ in found]).double(), dim=-1)
+        for name, values in distances(chances[:1], chances[:, None]).items():
+            surface[name][: len(chances), column] = values[:, 0].cpu().numpy()
+            surface[name][0, column] = 0.0  # its distance to itself, free of rounding
     return surface
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads parts of a text, the same for all rows of a state."""
+
+    model: SequenceModel
+    text: Integer[np.ndarray, " T"]
+    tokens_per_forward: int
+    told: Advance | None
+
+    def past(self, begin: int, stop: int, state: State | None) -> State | None:
+        """The state behind ``text[begin:stop]``, which may be empty."""
+        for first, last in self._pieces(begin, stop, state):
+            state = read_past(self.model, self._tokens(first, last), state)
+            self._tell(last - first, state)
+        return state
+
+    def predict(self, begin: int, stop: int, state: State | None) -> tuple[Float[Tensor, "R vocab"], State]:
+        """The logits of all rows behind ``text[begin:stop]``, which is not empty, and the state."""
+        last = self._pieces(begin, stop, state)[-1][0]
+        state = self.past(begin, last, state)
+        logits, state = read_and_predict(self.model, self._tokens(last, stop), state)
+        self._tell(stop - last, state)
+        return logits, state
+
+    def _pieces(self, begin: int, stop: int, state: State | None) -> list[tuple[int, int]]:
+        """Pieces of at most so many tokens, whole chunks of the recurrence where possible.
+
+        Chunked recurrences may fill up a piece to whole chunks, so that one of 65 tokens costs as much as one of 128.
+        """
+        largest = self.tokens_per_forward // (1 if state is None else state.batch_size)
+        size = max(1, largest if largest < CHUNK else largest // CHUNK * CHUNK)
+        return list(pairwise([*range(begin, stop, size), stop]))
+
+    def _tokens(self, first: int, last: int) -> Tensor:
+        return as_rows(self.text[None, first:last], device_of(self.model))
+
+    def _tell(self, tokens: int, state: State) -> None:
+        if self.told is not None:
+            self.told(tokens * state.batch_size)
 
 
 def _surface_by_start(
@@ -225,16 +273,6 @@ def _chances(
         if end in ends:
             assert output.logits is not None
             yield end, torch.softmax(output.logits[:, -1].double(), dim=-1)
-
-
-def _even_pieces(begin: int, stop: int, largest: int) -> list[tuple[int, int]]:
-    """Cut ``[begin, stop)`` into pieces of at most `largest` tokens, whole chunks of the recurrence where possible.
-
-    The chunked recurrences fill up a piece to whole chunks, so a piece of 65 tokens costs as much as one of 128.
-    """
-    size = max(1, largest if largest < CHUNK else largest // CHUNK * CHUNK)
-    edges = [*range(begin, stop, size), stop]
-    return list(pairwise(edges))
 
 
 def _check_grid(name: str, grid: Sequence[int], length: int) -> None:

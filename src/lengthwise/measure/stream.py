@@ -19,6 +19,7 @@ from jaxtyping import Integer
 from lengthwise.errors import InputError, RunFailure
 from lengthwise.models.lm import LanguageModel
 from lengthwise.models.reading import advance as advance_state
+from lengthwise.models.reading import advance_and_predict
 from lengthwise.shapes import Float, Int, Tensor
 
 Advance = Callable[[int], None]
@@ -136,6 +137,17 @@ def read_past(model: SequenceModel, tokens: Int[Tensor, "B T"], state: Carried |
             return advance_state(model, tokens, state)
         rows = tokens if state is None else tokens.expand(state.batch_size, -1)
         return model(rows, state, logits="none").state
+
+
+def read_and_predict(
+    model: SequenceModel, tokens: Int[Tensor, "B T"], state: Carried | None
+) -> tuple[Float[Tensor, "R vocab"], Carried]:
+    """Logits behind the last token, one row for each of the state, and the state after it; otherwise as `read_past`."""
+    with torch.inference_mode():
+        if isinstance(model, LanguageModel):
+            return advance_and_predict(model, tokens, state)
+        output = model(tokens if state is None else tokens.expand(state.batch_size, -1), state, logits="last")
+        return output.logits[:, -1], output.state
 
 
 def read_only(model: SequenceModel, tokens: Integer[np.ndarray, "B T"], *, chunk: int) -> Carried | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -372,7 +373,13 @@ def test_headlines(tmp_path: Path, ruler: EvalGroup, pair: EvalGroup) -> None:
         "Keeping 85 % of their short-length score: mamba2-2.7b to 2,048 tokens, recurrentgemma-2b to 4,096 tokens"
     )
     write_eval(tmp_path / "nothing", tasks=("qa_1",), reach=0, num_samples=3)
-    assert words.headline(group_of(tmp_path / "nothing")) == "Scores nothing at any length from 1,024 to 4,096 tokens"
+    nothing = group_of(tmp_path / "nothing")
+    assert words.headline(nothing) == "Scores nothing at any length from 1,024 to 4,096 tokens"
+    (model,) = nothing.models
+    (task,) = model.tasks
+    more = {**model.cells, ("vt", 4096): replace(model.cells[task, 4096], value=0.05)}
+    little = replace(nothing, models=(replace(model, cells=more),))
+    assert words.headline(little) == "Scores next to nothing at any length from 1,024 to 4,096 tokens"
     write_eval(tmp_path / "all", tasks=("vt",), reach=10**6)
     assert words.headline(group_of(tmp_path / "all")) == (
         "Keeps 85 % of its short-length score to 4,096 tokens, the longest tried"

@@ -40,7 +40,9 @@ def _headline(group: EvalGroup) -> str:
     first, last = model.lengths[0], model.lengths[-1]
     if not _score(model, first):
         if first != last and not any(_score(model, length) for length in model.lengths):
-            return f"Scores nothing at any length from {first:,} to {last:,} tokens"
+            # The score is a mean over the tasks that all lengths have; another task may have an answer right.
+            amount = "next to nothing" if any(cell.value for cell in model.cells.values()) else "nothing"
+            return f"Scores {amount} at any length from {first:,} to {last:,} tokens"
         return f"Scores nothing at {first:,} tokens" + (", more at greater lengths" if first != last else "")
     if first == last:
         return f"Scores {_percent(_score(model, first))} at {first:,} tokens"

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lengthwise.errors import InputError
 from lengthwise.native import Backend
 from lengthwise.shapes import Float, Int, Tensor
 from lengthwise.state import MixerState
@@ -35,6 +36,8 @@ class Mixer(nn.Module):
 
     backend: Backend = "auto"
     """Which form of the recurrence runs; see `lengthwise.native`."""
+    _zero: MixerState | None = None
+    """The state of no rows, whose shapes every other one shares."""
 
     def init_state(self, batch: int) -> MixerState:
         """The zero state of `batch` rows."""
@@ -51,6 +54,35 @@ class Mixer(nn.Module):
             lengths: real tokens of each row, padding on the right; None for all T.
         """
         raise TypeError(f"{type(self).__name__} has no forward")
+
+    def check_state(self, state: MixerState, batch: int, where: str = "") -> None:
+        """Refuse a state that is none of this mixer's: another record, other shapes, or not `batch` rows.
+
+        Kernels read as many numbers as the sizes of the layer say, so nothing else may reach them.
+
+        Raises:
+            InputError: with the tensor's name and both shapes.
+        """
+        if self._zero is None:
+            self._zero = self.init_state(0)
+        wrong = None
+        if type(state) is not type(self._zero):
+            wrong = type(state).__name__
+        else:
+            for (name, kind, found), (_, _, zero) in zip(state.tensors(), self._zero.tensors(), strict=True):
+                fixed = 2 if kind == "attention" else 1  # keys and values have as many slots as they have
+                if found.dim() != zero.dim() or len(found) != batch or found.shape[fixed:] != zero.shape[fixed:]:
+                    wanted = (batch, *(["S"] if kind == "attention" else []), *zero.shape[fixed:])
+                    wrong = f"{name} of shape {tuple(found.shape)} instead of ({', '.join(map(str, wanted))})"
+                elif found.is_floating_point() != zero.is_floating_point():
+                    wrong = f"{name} of dtype {found.dtype}"
+        if wrong:
+            raise InputError(
+                expected=f"a state of {type(self).__name__}, {type(self._zero).__name__}, with {batch} rows",
+                got=wrong,
+                where=where or f"the state of {type(self).__name__}",
+                fix="pass a state that this model made, None, or that of init_state(batch)",
+            )
 
     def reset_parameters(self, generator: torch.Generator, place: Place) -> None:
         """Initialise as the published code of the family does."""

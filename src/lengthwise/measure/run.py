@@ -39,6 +39,7 @@ from lengthwise.measure.summary import summarize
 from lengthwise.measure.windows import window_lengths, window_sums
 from lengthwise.models.lm import LanguageModel
 from lengthwise.native import resolve_backend
+from lengthwise.progress import token_bar
 from lengthwise.runs import RunFolder
 
 
@@ -312,7 +313,7 @@ def _work(model: SequenceModel, plan: _Plan, text: Sequences, run: RunFolder, pr
     """Compute the pieces that the run does not hold yet."""
     pieces = plan.pieces()
     done = {(record["metric"], record["index"]) for record in run.read_metrics()}
-    with _bar(sum(map(plan.cost, pieces)), shown=progress) as bar:
+    with token_bar("measuring", sum(map(plan.cost, pieces)), shown=progress) as bar:
         for metric, index in pieces:
             if (metric, index) in done:
                 bar(plan.cost((metric, index)))
@@ -378,29 +379,3 @@ _PIECES = {
     "restart": _restart_piece,
     "remembrance": _remembrance_piece,
 }
-
-
-@contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[Advance]:
-    """A bar over the tokens to read, with rate and time left, on stderr; silent where it is not wanted."""
-    if not shown:
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("measuring"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("measuring", total=total, rate="")
-
-        def advance(count: int) -> None:
-            speed = display.tasks[0].speed
-            display.update(task, advance=count, rate="" if speed is None else f"{speed:,.0f} tokens/s")
-
-        yield advance

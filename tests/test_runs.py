@@ -12,6 +12,7 @@ import pytest
 from lengthwise.errors import InputError, RunFailure, near_matches
 from lengthwise.runs import RunFolder, atomic_write_bytes, atomic_write_json
 from lengthwise.seeds import derive_seed
+from tests.helpers import fill_disk
 
 
 def test_create_open_and_finish(tmp_path: Path) -> None:
@@ -94,6 +95,30 @@ def test_full_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         atomic_write_bytes(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_failure_is_noted_and_handed_on(tmp_path: Path) -> None:
+    failure = RunFailure(expected="a", got="b", where="c", fix="d")
+    for name, writes, status in (("first", True, "failed"), ("other", False, "running")):
+        run = RunFolder.create(tmp_path / name, "measure", {})
+        with pytest.raises(RunFailure) as raised, run.noting_failure(writes=writes):
+            raise failure
+        assert raised.value is failure
+        assert RunFolder.open(run.path).manifest["status"] == status
+    with run.noting_failure():
+        pass
+    assert RunFolder.open(run.path).manifest["status"] == "running"
+
+
+def test_on_a_full_device_the_first_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.create(tmp_path / "run", "measure", {})
+    fill_disk(monkeypatch, 1)
+    run.append_metrics({"step": 1})
+    with pytest.raises(RunFailure) as raised, run.noting_failure():
+        run.append_metrics({"step": 2})
+    assert raised.value.where == str(run.path / "metrics.jsonl")
+    assert RunFolder.open(run.path).manifest["status"] == "running"  # that, too, could not be written
+    assert RunFolder.open(run.path).read_metrics() == [{"step": 1}]
 
 
 def test_errors_have_four_parts_and_survive_pickling() -> None:

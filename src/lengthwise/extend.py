@@ -23,7 +23,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lengthwise.errors import InputError, LengthwiseError, check_keys
+from lengthwise.errors import InputError, check_keys
 from lengthwise.interventions.config import InterventionConfig
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.runs import RunFolder
@@ -232,11 +232,8 @@ def extend(
     checkpoint = load_checkpoint(config.model)
     config = config.resolved(checkpoint)
     run = RunFolder.create(out, kind, config.to_dict(), resume=resume)
-    try:
+    with run.noting_failure():
         comparison = _extend(config, run, checkpoint, progress)
-    except LengthwiseError:
-        run.finish("failed")
-        raise
     run.finish()
     return comparison
 

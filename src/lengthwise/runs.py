@@ -19,12 +19,13 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lengthwise.errors import InputError, RunFailure
+from lengthwise.errors import InputError, LengthwiseError, RunFailure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -216,6 +217,22 @@ class RunFolder:
     def finish(self, status: str = "complete") -> None:
         """Record the end of the run."""
         self.update_manifest(status=status, finished=_now())
+
+    @contextmanager
+    def noting_failure(self, *, writes: bool = True) -> Iterator[None]:
+        """Record the run as failed where the block fails; the failure goes on to the caller.
+
+        Args:
+            writes: whether it is this process that writes the manifest.
+        """
+        try:
+            yield
+        except LengthwiseError:
+            if writes:
+                # The disk may be what failed; the failure in hand says more than a second one about the manifest.
+                with suppress(RunFailure):
+                    self.finish("failed")
+            raise
 
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""

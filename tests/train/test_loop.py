@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from tests.helpers import fill_disk
 from tests.train.runs import metrics_of
 from tests.train.tiny import MODEL, tiny_config, tiny_store
 
@@ -162,3 +163,11 @@ def test_a_full_disk_is_a_failure_with_the_old_checkpoints_in_place(
     monkeypatch.undo()
     train(tiny_config(), tmp_path / "run", store=store, resume=True, progress=False)
     assert RunFolder.open(tmp_path / "run").manifest["status"] == "complete"
+
+
+def test_a_full_disk_is_told_by_what_met_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tiny_store(tmp_path / "store")
+    fill_disk(monkeypatch, 1)
+    with pytest.raises(RunFailure, match="no space left on the device") as raised:
+        train(tiny_config(), tmp_path / "run", store=store, progress=False)
+    assert raised.value.where == str(tmp_path / "run/metrics.jsonl")

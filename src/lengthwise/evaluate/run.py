@@ -20,7 +20,7 @@ import numpy as np
 from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.distributed import World
 from lengthwise.engines.base import Answer, Engine, Request
-from lengthwise.errors import InputError, LengthwiseError, RunFailure
+from lengthwise.errors import InputError, RunFailure
 from lengthwise.evaluate.config import BLOCK, EvalConfig
 from lengthwise.evaluate.records import PARTS, part_name, read_samples
 from lengthwise.evaluate.summary import summarize
@@ -95,7 +95,7 @@ def evaluate(
     world.barrier()
     if not world.is_main:
         run = RunFolder.open(out)
-    try:
+    with run.noting_failure(writes=world.is_main):
         _answer_all(config, cells, subject, run, world, progress)
         world.barrier()
         if not world.is_main:
@@ -112,10 +112,6 @@ def evaluate(
             )
         summary = summarize(config.to_dict(), records, {task.name: task.floor for task in tasks}, left_out)
         run.write_json("summary.json", summary)
-    except LengthwiseError:
-        if world.is_main:
-            run.finish("failed")
-        raise
     run.finish()
     return dict(run.read_json("summary.json"))
 

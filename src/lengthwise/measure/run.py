@@ -26,7 +26,7 @@ from lengthwise.checkpoints import Checkpoint
 from lengthwise.devices import choose_device
 from lengthwise.engines import OpenedModel, from_checkpoint, open_model
 from lengthwise.engines.memory import check_attention_memory, check_memory
-from lengthwise.errors import InputError, LengthwiseError
+from lengthwise.errors import InputError
 from lengthwise.measure.config import LENGTH_FACTOR, ONE_PASS_FACTOR, MeasureConfig
 from lengthwise.measure.inputs import Sequences, given, sample
 from lengthwise.measure.perplexity import check_token_bytes
@@ -109,16 +109,13 @@ def measure(
     _note_model(run, opened)
     run.update_manifest(backend=backend_of(opened, device))
     plan = Pieces.make(resolved, len(text.tokens), opened.reading)
-    try:
+    with run.noting_failure():
         with _attention_budget(opened.model, resolved.attention_budget):
             _work(opened.model.to(device), plan, text, run, progress)
         summary, arrays = summarize(resolved, plan.edges, text, run.read_metrics())
         summary |= {"outside": opened.facts, "skipped": skipped, "attention": attention}
         run.write_arrays(arrays)
         run.write_json("summary.json", summary)
-    except LengthwiseError:
-        run.finish("failed")
-        raise
     run.finish()
     # As a reader of the folder gets it: lists, not tuples.
     return dict(run.read_json("summary.json"))

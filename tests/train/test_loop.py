@@ -115,8 +115,9 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path: Path) -> No
 
     store = tiny_store(tmp_path / "store")
     small = replace(MODEL, vocab_size=100)
-    with pytest.raises(InputError, match=r"a tokenizer with at most 100 tokens.*got bytes with 256"):
+    with pytest.raises(InputError, match=r"a tokenizer with at most 100 tokens.*got bytes with 256") as raised:
         train(tiny_config(model=small), tmp_path / "run", store=store, progress=False)
+    assert raised.value.fix.endswith("a new model needs a vocab_size for it")
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(

@@ -239,11 +239,10 @@ def extend(
 
 
 def _extend(config: ExtendConfig, run: RunFolder, checkpoint: Checkpoint, progress: bool) -> dict[str, Any]:
-    from lengthwise.checkpoints import load_checkpoint
+    from lengthwise.checkpoints import load_checkpoint, replace_checkpoint
     from lengthwise.measure.inputs import sample
     from lengthwise.measure.run import measure
     from lengthwise.train.loop import train
-    from lengthwise.train.snapshots import write_model
 
     def say(number: int, what: str) -> None:
         if progress:
@@ -263,7 +262,7 @@ def _extend(config: ExtendConfig, run: RunFolder, checkpoint: Checkpoint, progre
     summaries = {"before": measured("before", config.model, checkpoint)}
     say(2, f"training with {kind}, {config.steps} steps")
     extended = train(intervention_config, run.path / "train-intervention", resume=True, progress=progress)
-    write_model(run.path / "checkpoint", load_checkpoint(extended.checkpoint_path))
+    replace_checkpoint(run.path / "checkpoint", load_checkpoint(extended.checkpoint_path))
     say(3, f"training the control: zero states, the same {config.steps} steps")
     control = train(control_config, run.path / "train-control", resume=True, progress=progress)
     for number, name, path in ((4, "control", control.checkpoint_path), (5, "after", run.path / "checkpoint")):

@@ -55,6 +55,23 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
         raise write_failure(error, path, len(data)) from error
 
 
+def flush_files(folder: Path) -> None:
+    """Force every file of a folder, and the folder itself, to the disk."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    flush_folder(folder)
+
+
+def flush_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk, after one of them was changed."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_failure(error: OSError, path: Path, num_bytes: int | None = None) -> RunFailure:
     """The four-part form of a failed write."""
     size = "room" if num_bytes is None else f"{num_bytes:,} bytes of room"

@@ -146,17 +146,17 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
 def test_a_full_disk_is_a_failure_with_the_old_checkpoints_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lengthwise.train import snapshots
+    from lengthwise.checkpoints import weights
 
-    write = snapshots.save_file
+    write = weights.save_file
 
-    def full_later(tensors: dict[str, torch.Tensor], path: Path, **options: Any) -> None:
-        if "step-00000006" in str(path) and path.name.startswith("optimizer"):
+    def full_later(tensors: dict[str, torch.Tensor], path: str, **options: Any) -> None:
+        if "step-00000006" in path and Path(path).name.startswith("optimizer"):
             # What the library says on a full file system.
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
         write(tensors, path, **options)
 
-    monkeypatch.setattr(snapshots, "save_file", full_later)
+    monkeypatch.setattr(weights, "save_file", full_later)
     store = tiny_store(tmp_path / "store")
     with pytest.raises(RunFailure, match=r"no space left on the device.*step-00000006.*--resume"):
         train(tiny_config(), tmp_path / "run", store=store, progress=False)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from lengthwise.checkpoints import Checkpoint
+from lengthwise.checkpoints import Checkpoint, replace_checkpoint
 from lengthwise.data.store import TokenStore
 from lengthwise.devices import choose_device
 from lengthwise.distributed import World, world_from_environment
@@ -45,7 +45,6 @@ from lengthwise.train.snapshots import (
     read_snapshot,
     restore_optimizer,
     snapshot_path,
-    write_model,
     write_snapshot,
 )
 from lengthwise.train.step import ResumableReader, train_step
@@ -262,7 +261,7 @@ class _Loop:
     def _finish(self) -> None:
         self._save()
         if self.world.is_main:
-            write_model(self.run_folder.path / "checkpoint", self.checkpoint)
+            replace_checkpoint(self.run_folder.path / "checkpoint", self.checkpoint)
             self.run_folder.finish("complete")
         self.world.barrier()
 

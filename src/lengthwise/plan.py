@@ -41,8 +41,8 @@ from lengthwise.native import resolve_backend
 from lengthwise.tasks.base import Task
 from lengthwise.train.config import TrainConfig
 from lengthwise.train.prepare import starting_point
+from lengthwise.units import FLOAT_BYTES
 
-FLOAT_BYTES = 4
 PROCESS_BYTES = 250_000_000
 """Python with torch and no model loaded, resident, on Linux."""
 

@@ -13,7 +13,6 @@ from lengthwise.cli.common import (
     OptionalSize,
     Size,
     default_out,
-    human_bytes,
     option_names,
     output_for,
     parse,
@@ -152,11 +151,6 @@ def test_table_has_title_columns_and_rows(capsys: pytest.CaptureFixture[str]) ->
     assert lines[0] == ["Sizes"]
     assert lines[1] == ["name", "parameters"]
     assert lines[3:] == [["a", "12,345"], ["b", "-"]]
-
-
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (2_500_000_000, "2.5 GB")])
-def test_bytes(count: int, text: str) -> None:
-    assert human_bytes(count) == text
 
 
 def test_default_out(tmp_path: Path) -> None:

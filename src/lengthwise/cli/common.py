@@ -19,6 +19,7 @@ import tyro
 
 from lengthwise.errors import InputError, near_matches
 from lengthwise.measure.config import Metric
+from lengthwise.units import human_bytes
 
 Options = TypeVar("Options")
 
@@ -319,13 +320,3 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(shown(part) for part in value)
     return str(value)
-
-
-def human_bytes(count: int) -> str:
-    """A number of bytes in the unit that leaves one to three digits before the point."""
-    size = float(count)
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -16,7 +16,6 @@ from lengthwise.cli.common import (
     default_is,
     default_out,
     given,
-    human_bytes,
     output_for,
     parse,
     print_facts,
@@ -25,6 +24,7 @@ from lengthwise.cli.common import (
 )
 from lengthwise.errors import InputError
 from lengthwise.measure.config import LENGTH_FACTOR, EngineName, MeasureConfig
+from lengthwise.units import human_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

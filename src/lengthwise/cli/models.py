@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from lengthwise.cli.common import Flag, OptionalText, human_bytes, output_for, parse, print_facts, print_table
+from lengthwise.cli.common import Flag, OptionalText, output_for, parse, print_facts, print_table
+from lengthwise.units import human_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lengthwise.errors import InputError, RunFailure, near_matches
-from lengthwise.runs import RunFolder, atomic_write_bytes, atomic_write_json
+from lengthwise.runs import RunFolder, atomic_write_bytes, atomic_write_json, check_new_folder
 from lengthwise.seeds import derive_seed
 from tests.helpers import fill_disk
 
@@ -137,3 +137,15 @@ def test_seeds_do_not_depend_on_order_or_process() -> None:
     assert derive_seed(0, "noise", 3) == derive_seed(0, "noise", 3)
     assert len({derive_seed(0, "noise", i) for i in range(100)} | {derive_seed(1, "noise", 0)}) == 101
     assert derive_seed(7, "windows", 2) == json.loads(json.dumps(derive_seed(7, "windows", 2)))
+
+
+def test_a_folder_in_use_is_refused_before_any_work(tmp_path: Path) -> None:
+    check_new_folder(tmp_path / "new")
+    check_new_folder(tmp_path)
+    (tmp_path / "thesis.txt").write_text("precious")
+    for path, got in ((tmp_path, "a folder with other files in it"), (tmp_path / "thesis.txt", "a file")):
+        with pytest.raises(InputError) as raised:
+            check_new_folder(path)
+        error = raised.value
+        assert (error.expected, error.got) == ("an empty or new folder", got)
+        assert (error.where, error.fix) == (str(path), "choose another --out")

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lengthwise.errors import InputError, check_keys
+from lengthwise.errors import InputError, check_settings
 from lengthwise.interventions.config import InterventionConfig
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.runs import RunFolder
@@ -184,18 +184,9 @@ class ExtendConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExtendConfig:
-        """The inverse of `to_dict`. Raises InputError for an unknown key, naming near matches."""
-        known = [f.name for f in fields(cls)]
-        check_keys(data, known, expected="a known setting of an extension", where="ExtendConfig")
+        """The inverse of `to_dict`. Raises InputError for a key that is unknown, with near matches, or missing."""
+        check_settings(data, cls, expected="a known setting of an extension")
         values = dict(data)
-        required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-        if missing := [name for name in required if name not in values]:
-            raise InputError(
-                expected="every setting without a default",
-                got=f"no {', '.join(missing)}",
-                where="ExtendConfig",
-                fix="add them",
-            )
         if isinstance(values.get("intervention"), dict):
             values["intervention"] = InterventionConfig.from_dict(values["intervention"])
         return cls(**values)

@@ -55,6 +55,21 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
         raise write_failure(error, path, len(data)) from error
 
 
+def check_new_folder(path: Path) -> None:
+    """Refuse to write a run where something is already.
+
+    Raises:
+        InputError: where there is a file, or a folder with files in it.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(
+            expected="an empty or new folder",
+            got="a file" if path.is_file() else "a folder with other files in it",
+            where=str(path),
+            fix="choose another --out",
+        )
+
+
 def flush_files(folder: Path) -> None:
     """Force every file of a folder, and the folder itself, to the disk."""
     for path in folder.iterdir():
@@ -175,13 +190,7 @@ class RunFolder:
                 )
             found.update_manifest(status="running", resumed=[*found.manifest.get("resumed", []), _now()])
             return found
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(
-                expected="an empty or new folder",
-                got="a file" if path.is_file() else "a folder with other files in it",
-                where=str(path),
-                fix="choose another --out",
-            )
+        check_new_folder(path)
         run = cls(path, {})
         run.update_manifest(
             format_version=FORMAT_VERSION,

@@ -159,3 +159,20 @@ def test_default_out(tmp_path: Path) -> None:
     assert default_out("train", recipe) == Path("runs/train-small")
     assert default_out("measure", "models/mamba2-1.3b") == Path("runs/measure-mamba2-1.3b")
     assert default_out("measure", "runs/demo/checkpoint") == Path("runs/measure-demo")
+
+
+@pytest.mark.parametrize(
+    ("verb", "purpose"), [("measure", "measure"), ("eval", "evaluate"), ("extend", "extend"), ("check", "check")]
+)
+def test_a_verb_without_a_model(lengthwise, tmp_path: Path, verb: str, purpose: str) -> None:
+    done = lengthwise(verb)
+    assert done.code == 2
+    assert done.part("expected") == f"a model to {purpose}"
+    assert done.part("got") == "no MODEL and no --config"
+    assert done.part("in") == "the command line"
+    assert ("--config-only" if verb == "check" else "`lengthwise models` lists") in done.part("try")
+    Path("settings.json").write_text('{"seed": 1}')
+    done = lengthwise(verb, "--config", "settings.json")
+    assert done.code == 2
+    assert done.part("expected") == f"a model to {purpose}"
+    assert done.part("got") == "no MODEL, and none in settings.json"

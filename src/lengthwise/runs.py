@@ -269,11 +269,11 @@ class RunFolder:
         self._append(name, record)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All complete lines of `metrics.jsonl`; a last line torn by a kill is left out."""
+        """All whole lines of `metrics.jsonl`; a line torn by a kill is left out, also where others follow it."""
         return self._read_lines("metrics.jsonl")
 
     def read_samples(self, name: str = "samples.jsonl") -> list[dict[str, Any]]:
-        """All complete lines of `samples.jsonl`, or of the file of one of several processes."""
+        """The same of `samples.jsonl`, or of the file of one of several processes."""
         return self._read_lines(name)
 
     def replace_samples(self, records: list[dict[str, Any]]) -> None:

@@ -62,7 +62,7 @@ class EvalConfig:
     model_template: str = "base"
     """Template of RULER's that goes around prompts of the official wording; base: none."""
     books: tuple[str, ...] = ()
-    """Files and folders with the text around BABILong's facts. None: text of the Python installation."""
+    """Files and folders with the text around BABILong's facts. Empty: text of the Python installation."""
     data_dir: str | None = None
     """Folder of essays, questions and stories. None: the package's data folder."""
     batch_size: int = 8

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from lengthwise.errors import InputError, RunFailure, near_matches
-from lengthwise.runs import RunFolder, atomic_write_bytes, atomic_write_json
+from lengthwise.runs import RunFolder, atomic_write_bytes, atomic_write_json, check_new_folder
 from lengthwise.seeds import derive_seed
+from tests.helpers import fill_disk
 
 
 def test_create_open_and_finish(tmp_path: Path) -> None:
@@ -96,6 +97,30 @@ def test_full_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_failure_is_noted_and_handed_on(tmp_path: Path) -> None:
+    failure = RunFailure(expected="a", got="b", where="c", fix="d")
+    for name, writes, status in (("first", True, "failed"), ("other", False, "running")):
+        run = RunFolder.create(tmp_path / name, "measure", {})
+        with pytest.raises(RunFailure) as raised, run.noting_failure(writes=writes):
+            raise failure
+        assert raised.value is failure
+        assert RunFolder.open(run.path).manifest["status"] == status
+    with run.noting_failure():
+        pass
+    assert RunFolder.open(run.path).manifest["status"] == "running"
+
+
+def test_on_a_full_device_the_first_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.create(tmp_path / "run", "measure", {})
+    fill_disk(monkeypatch, 1)
+    run.append_metrics({"step": 1})
+    with pytest.raises(RunFailure) as raised, run.noting_failure():
+        run.append_metrics({"step": 2})
+    assert raised.value.where == str(run.path / "metrics.jsonl")
+    assert RunFolder.open(run.path).manifest["status"] == "running"  # that, too, could not be written
+    assert RunFolder.open(run.path).read_metrics() == [{"step": 1}]
+
+
 def test_errors_have_four_parts_and_survive_pickling() -> None:
     error = InputError(expected="a", got="b", where="c", fix="d")
     assert str(error) == "expected a; got b; in c; d"
@@ -112,3 +137,15 @@ def test_seeds_do_not_depend_on_order_or_process() -> None:
     assert derive_seed(0, "noise", 3) == derive_seed(0, "noise", 3)
     assert len({derive_seed(0, "noise", i) for i in range(100)} | {derive_seed(1, "noise", 0)}) == 101
     assert derive_seed(7, "windows", 2) == json.loads(json.dumps(derive_seed(7, "windows", 2)))
+
+
+def test_a_folder_in_use_is_refused_before_any_work(tmp_path: Path) -> None:
+    check_new_folder(tmp_path / "new")
+    check_new_folder(tmp_path)
+    (tmp_path / "thesis.txt").write_text("precious")
+    for path, got in ((tmp_path, "a folder with other files in it"), (tmp_path / "thesis.txt", "a file")):
+        with pytest.raises(InputError) as raised:
+            check_new_folder(path)
+        error = raised.value
+        assert (error.expected, error.got) == ("an empty or new folder", got)
+        assert (error.where, error.fix) == (str(path), "choose another --out")

@@ -19,12 +19,13 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lengthwise.errors import InputError, RunFailure
+from lengthwise.errors import InputError, LengthwiseError, RunFailure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +53,38 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise write_failure(error, path, len(data)) from error
+
+
+def check_new_folder(path: Path) -> None:
+    """Refuse to write a run where something is already.
+
+    Raises:
+        InputError: where there is a file, or a folder with files in it.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(
+            expected="an empty or new folder",
+            got="a file" if path.is_file() else "a folder with other files in it",
+            where=str(path),
+            fix="choose another --out",
+        )
+
+
+def flush_files(folder: Path) -> None:
+    """Force every file of a folder, and the folder itself, to the disk."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    flush_folder(folder)
+
+
+def flush_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk, after one of them was changed."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_failure(error: OSError, path: Path, num_bytes: int | None = None) -> RunFailure:
@@ -157,13 +190,7 @@ class RunFolder:
                 )
             found.update_manifest(status="running", resumed=[*found.manifest.get("resumed", []), _now()])
             return found
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(
-                expected="an empty or new folder",
-                got="a file" if path.is_file() else "a folder with other files in it",
-                where=str(path),
-                fix="choose another --out",
-            )
+        check_new_folder(path)
         run = cls(path, {})
         run.update_manifest(
             format_version=FORMAT_VERSION,
@@ -217,6 +244,22 @@ class RunFolder:
         """Record the end of the run."""
         self.update_manifest(status=status, finished=_now())
 
+    @contextmanager
+    def noting_failure(self, *, writes: bool = True) -> Iterator[None]:
+        """Record the run as failed where the block fails; the failure goes on to the caller.
+
+        Args:
+            writes: whether it is this process that writes the manifest.
+        """
+        try:
+            yield
+        except LengthwiseError:
+            if writes:
+                # The disk may be what failed; the failure in hand says more than a second one about the manifest.
+                with suppress(RunFailure):
+                    self.finish("failed")
+            raise
+
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""
         self._append("metrics.jsonl", record)
@@ -226,11 +269,11 @@ class RunFolder:
         self._append(name, record)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All complete lines of `metrics.jsonl`; a last line torn by a kill is left out."""
+        """All whole lines of `metrics.jsonl`; a line torn by a kill is left out, also where others follow it."""
         return self._read_lines("metrics.jsonl")
 
     def read_samples(self, name: str = "samples.jsonl") -> list[dict[str, Any]]:
-        """All complete lines of `samples.jsonl`, or of the file of one of several processes."""
+        """The same of `samples.jsonl`, or of the file of one of several processes."""
         return self._read_lines(name)
 
     def replace_samples(self, records: list[dict[str, Any]]) -> None:

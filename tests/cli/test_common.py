@@ -13,7 +13,6 @@ from lengthwise.cli.common import (
     OptionalSize,
     Size,
     default_out,
-    human_bytes,
     option_names,
     output_for,
     parse,
@@ -154,14 +153,26 @@ def test_table_has_title_columns_and_rows(capsys: pytest.CaptureFixture[str]) ->
     assert lines[3:] == [["a", "12,345"], ["b", "-"]]
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (2_500_000_000, "2.5 GB")])
-def test_bytes(count: int, text: str) -> None:
-    assert human_bytes(count) == text
-
-
 def test_default_out(tmp_path: Path) -> None:
     recipe = tmp_path / "small.py"
     recipe.write_text("")
     assert default_out("train", recipe) == Path("runs/train-small")
     assert default_out("measure", "models/mamba2-1.3b") == Path("runs/measure-mamba2-1.3b")
     assert default_out("measure", "runs/demo/checkpoint") == Path("runs/measure-demo")
+
+
+@pytest.mark.parametrize(
+    ("verb", "purpose"), [("measure", "measure"), ("eval", "evaluate"), ("extend", "extend"), ("check", "check")]
+)
+def test_a_verb_without_a_model(lengthwise, tmp_path: Path, verb: str, purpose: str) -> None:
+    done = lengthwise(verb)
+    assert done.code == 2
+    assert done.part("expected") == f"a model to {purpose}"
+    assert done.part("got") == "no MODEL and no --config"
+    assert done.part("in") == "the command line"
+    assert ("--config-only" if verb == "check" else "`lengthwise models` lists") in done.part("try")
+    Path("settings.json").write_text('{"seed": 1}')
+    done = lengthwise(verb, "--config", "settings.json")
+    assert done.code == 2
+    assert done.part("expected") == f"a model to {purpose}"
+    assert done.part("got") == "no MODEL, and none in settings.json"

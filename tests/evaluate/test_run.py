@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.evaluate.toy import EchoEngine, RepeatTask, subject
+from tests.helpers import fill_disk
 
 from lengthwise.data.tokenizers import ByteTokenizer
 from lengthwise.distributed import World
@@ -55,6 +56,14 @@ def test_every_sample_is_recorded_in_order(tmp_path: Path) -> None:
     manifest = RunFolder.open(tmp_path / "run").manifest
     assert (manifest["kind"], manifest["status"]) == ("eval", "complete")
     assert manifest["evaluation"]["tasks"]["repeat"] == {"version": 1, "least": 10}
+
+
+def test_a_full_disk_is_told_by_what_met_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_disk(monkeypatch, 3)
+    with pytest.raises(RunFailure, match="no space left on the device") as raised:
+        evaluate(config(), TASKS, subject(), tmp_path / "run", progress=False)
+    assert raised.value.where == str(tmp_path / "run/samples.jsonl")
+    assert len(lines(tmp_path / "run")) == 3
 
 
 def test_another_rule_of_scoring_counts_when_asked(tmp_path: Path) -> None:

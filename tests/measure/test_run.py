@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.helpers import fill_disk
 from tests.measure.models import random_tokens, tiny_model
 
 from lengthwise.checkpoints import Checkpoint
@@ -182,6 +183,16 @@ def test_a_non_finite_loss_fails_the_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailure, match="expected a finite loss at every position; got nan at position 0 of"):
         measure(made_config(), tmp_path / "run", checkpoint=checkpoint, sequences=made_sequences(), progress=False)
     assert RunFolder.open(tmp_path / "run").manifest["status"] == "failed"
+
+
+def test_a_full_disk_is_told_by_what_met_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_disk(monkeypatch, 2)
+    with pytest.raises(RunFailure, match="no space left on the device") as raised:
+        measure(
+            made_config(), tmp_path / "run", checkpoint=made_checkpoint(), sequences=made_sequences(), progress=False
+        )
+    assert raised.value.where == str(tmp_path / "run/metrics.jsonl")
+    assert len(RunFolder.open(tmp_path / "run").read_metrics()) == 2
 
 
 def test_a_folder_of_another_run_is_refused(finished: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +17,8 @@ from lengthwise.checkpoints.express import Expression, express, format_named, na
 from lengthwise.checkpoints.formats import Format
 from lengthwise.checkpoints.locate import CONFIG, SIDE_FILES
 from lengthwise.checkpoints.weights import PICKLE, SAFETENSORS, Container, write_weights
-from lengthwise.errors import InputError
-from lengthwise.runs import atomic_write_bytes
+from lengthwise.errors import InputError, RunFailure
+from lengthwise.runs import atomic_write_bytes, flush_files, flush_folder, write_failure
 
 _DTYPE_FIELDS = ("torch_dtype", "dtype")
 
@@ -53,6 +54,32 @@ def save_checkpoint(
     write_weights(path, tensors, files, container, index)
     _copy_side_files(path, checkpoint)
     atomic_write_bytes(path / CONFIG, _config(checkpoint, expression, kinds))
+
+
+def replace_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint folder as a whole; an older one at `path` is replaced.
+
+    Raises:
+        RunFailure: the device is full or cannot be written.
+    """
+    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_checkpoint(partial, checkpoint)
+        flush_files(partial)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(path, old)
+        os.replace(partial, path)
+        shutil.rmtree(old, ignore_errors=True)
+        flush_folder(path.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise write_failure(error, path) from error
+    except RunFailure:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _expression(checkpoint: Checkpoint, name: str | None) -> Expression:

@@ -280,18 +280,26 @@ def write_weights(
             (folder / stale).unlink(missing_ok=True)
 
 
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write one safetensors file in place.
+
+    Raises:
+        OSError: whatever went wrong. The library reports a full disk in its own type, with the system's words inside.
+    """
+    try:
+        save_file(dict(tensors), str(path), metadata=dict(metadata))
+    except SafetensorError as error:
+        full = "No space left" in str(error) or "os error 28" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+
+
 def _write_file(path: Path, tensors: Mapping[str, Tensor], container: Container) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     plain = {key: _plain(tensor, container) for key, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if container == "safetensors":
-            try:
-                save_file(plain, str(temporary), metadata={"format": "pt"})
-            except SafetensorError as error:
-                # The library reports a full disk in its own type, with the system's words inside.
-                full = "No space left" in str(error) or "os error 28" in str(error)
-                raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+            write_safetensors(temporary, plain, {"format": "pt"})
         else:
             torch.save(plain, temporary)
         with temporary.open("rb") as file:

@@ -10,8 +10,7 @@ them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,16 @@ import numpy as np
 from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.distributed import World
 from lengthwise.engines.base import Answer, Engine, Request
-from lengthwise.errors import InputError, LengthwiseError, RunFailure
+from lengthwise.errors import InputError, RunFailure
 from lengthwise.evaluate.config import BLOCK, EvalConfig
 from lengthwise.evaluate.records import PARTS, part_name, read_samples
 from lengthwise.evaluate.summary import summarize
+from lengthwise.progress import token_bar
 from lengthwise.runs import RunFolder
 from lengthwise.tasks.base import Sample, Task, sample_id
 
 SHOWN_CHARACTERS = 400
 """Of a prompt, this much of its head and of its tail is kept; the rest can be made again from the sample's number."""
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def evaluate(
     world.barrier()
     if not world.is_main:
         run = RunFolder.open(out)
-    try:
+    with run.noting_failure(writes=world.is_main):
         _answer_all(config, cells, subject, run, world, progress)
         world.barrier()
         if not world.is_main:
@@ -114,10 +112,6 @@ def evaluate(
             )
         summary = summarize(config.to_dict(), records, {task.name: task.floor for task in tasks}, left_out)
         run.write_json("summary.json", summary)
-    except LengthwiseError:
-        if world.is_main:
-            run.finish("failed")
-        raise
     run.finish()
     return dict(run.read_json("summary.json"))
 
@@ -228,7 +222,7 @@ def _answer_all(
     mine = blocks(config, cells)[world.rank :: world.size]
     name = "samples.jsonl" if world.size == 1 else part_name(world.rank)
     total = sum(length * len(indices) for _, length, indices in mine)
-    with _bar(total, shown=progress and world.is_main) as bar:
+    with token_bar("evaluating", total, shown=progress and world.is_main) as bar:
         for task, length, indices in mine:
             ids = [sample_id(task.name, length, index) for index in indices]
             if done.issuperset(ids):
@@ -296,30 +290,3 @@ def join_samples(run: RunFolder, order: dict[str, int]) -> list[dict[str, Any]]:
     for path in run.path.glob(PARTS):
         path.unlink()
     return records
-
-
-@contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[Callable[[int, str], None]]:
-    """A bar over the tokens to read, with the cell in hand, rate and time left, on stderr."""
-    if not shown:
-        yield lambda count, what: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("evaluating", total=total, rate="")
-
-        def advance(count: int, what: str) -> None:
-            speed = display.tasks[0].speed
-            rate = "" if speed is None else f"{speed:,.0f} tokens/s"
-            display.update(task, advance=count, description=what, rate=rate)
-
-        yield advance

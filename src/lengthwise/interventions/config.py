@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from lengthwise.errors import InputError, check_keys, near_matches
+from lengthwise.errors import InputError, check_settings, near_matches
 
 InterventionKind = Literal["zero", "random-noise", "fitted-noise", "state-passing", "tbtt"]
 
@@ -125,6 +125,5 @@ class InterventionConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> InterventionConfig:
         """The inverse of `to_dict`. Raises InputError for an unknown key."""
-        known = [field.name for field in fields(cls)]
-        check_keys(data, known, expected="a known option of an intervention", where="InterventionConfig")
+        check_settings(data, cls, expected="a known option of an intervention")
         return cls(**data)

@@ -314,6 +314,10 @@ class AttentionConfig(_Config):
         """Width of a head."""
         return d_model // self.num_heads if self.head_dim is None else self.head_dim
 
+    def token_floats(self, d_model: int) -> int:
+        """Numbers in the key and the value of one token, all heads together."""
+        return 2 * self.kv_heads() * self.width(d_model)
+
     def rotated(self, d_model: int) -> int:
         """How many numbers of a head are rotated."""
         return self.width(d_model) if self.rotary_dim is None else self.rotary_dim

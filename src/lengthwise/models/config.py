@@ -109,6 +109,18 @@ class ModelConfig:
         """Whether any layer carries a recurrent state; False for a Transformer."""
         return any(not isinstance(mixer, AttentionConfig) for mixer in self.mixers)
 
+    def attention_floats(self) -> tuple[int, int]:
+        """Numbers of keys and values of one row: in all sliding windows when they are full; of one token elsewhere."""
+        windows = each_token = 0
+        for mixer in self.mixers:
+            if isinstance(mixer, AttentionConfig):
+                reach, floats = mixer.reach(), mixer.token_floats(self.d_model)
+                if reach is None:
+                    each_token += floats
+                else:
+                    windows += (reach - 1) * floats
+        return windows, each_token
+
     @property
     def padded_vocab_size(self) -> int:
         """Rows of the embedding table."""

@@ -170,8 +170,8 @@ class LanguageModel(nn.Module):
                 mixer = block.mixer
                 reach = mixer.reach()
                 kept = num_tokens if reach is None else min(num_tokens, reach - 1)
-                width = 2 * mixer.config.kv_heads() * mixer.config.width(self.config.d_model)
-                total += kept * width * block.norm.weight.element_size()  # type: ignore[operator]
+                floats = mixer.config.token_floats(self.config.d_model)
+                total += kept * floats * block.norm.weight.element_size()  # type: ignore[operator]
         return total
 
     def set_backend(self, backend: Backend) -> None:

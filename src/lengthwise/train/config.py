@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from lengthwise.errors import InputError, check_keys, near_matches
+from lengthwise.errors import InputError, check_settings, near_matches
 from lengthwise.interventions.config import InterventionConfig
 from lengthwise.models.config import ModelConfig
 
@@ -173,9 +172,8 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`. Raises InputError for an unknown key, naming near matches."""
-        known = [f.name for f in fields(cls)]
-        check_keys(data, known, expected="a known setting of a training run", where="TrainConfig")
+        """The inverse of `to_dict`. Raises InputError for a key that is unknown, with near matches, or missing."""
+        check_settings(data, cls, expected="a known setting of a training run")
         values = dict(data)
         if isinstance(values.get("model"), dict):
             values["model"] = ModelConfig.from_dict(values["model"])
@@ -184,18 +182,6 @@ class TrainConfig:
         for name in ("betas", "tasks"):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
-        missing = [
-            f.name
-            for f in fields(cls)
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in values
-        ]
-        if missing:
-            raise InputError(
-                expected="every setting without a default",
-                got=f"no {', '.join(missing)}",
-                where="TrainConfig",
-                fix="add them",
-            )
         return cls(**values)
 
 

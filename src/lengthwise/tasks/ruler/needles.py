@@ -25,7 +25,8 @@ from lengthwise.tasks.ruler.haystacks import LineStack, Needle, NeedleForm, Need
 from lengthwise.tasks.ruler.names import Kind, draw_names, widest, widest_len
 from lengthwise.tasks.ruler.task import RulerTask, fit_whole
 from lengthwise.tasks.ruler.wording import Template, Wording, listed, plural
-from lengthwise.tasks.tokens import TokenCounter, check_round_trip, check_special
+from lengthwise.tasks.texts import check_special, check_texts
+from lengthwise.tasks.tokens import TokenCounter
 
 Haystack = Literal["prose", "line", "needles"]
 
@@ -227,8 +228,9 @@ class NeedleTask(RulerTask):
         """Draw each sample's needles, lay out its haystack, fill it up."""
         counter, config = self.library.counter(tokenizer), self.config
         if own := [text for needle in self._own_needles() for text in (needle.needle, needle.question)]:
-            check_special(own, tokenizer, f"needle_file {config.needle_file}")
-            check_round_trip(own, tokenizer, f"needle_file {config.needle_file}")
+            check_texts(own, tokenizer, f"needle_file {config.needle_file}")
+            prefixes = [needle.answer_prefix for needle in self._own_needles()]
+            check_special(prefixes, tokenizer, f"needle_file {config.needle_file}")
         stack: Stack
         if self.config.haystack == "prose":
             passage = self.library.prose(self.config.haystack_file)

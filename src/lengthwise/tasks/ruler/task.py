@@ -20,7 +20,8 @@ from lengthwise.tasks.passages import Built, Part, join_parts
 from lengthwise.tasks.rows import answer_rows, numbers_of
 from lengthwise.tasks.ruler.wording import Wording
 from lengthwise.tasks.scoring import ALL, score_strings, scorers_for
-from lengthwise.tasks.tokens import TokenCounter, check_round_trip, check_special
+from lengthwise.tasks.texts import check_round_trip, check_special
+from lengthwise.tasks.tokens import TokenCounter
 
 CHECK_EVERY = 256
 """One sample of so many is encoded as a whole, to see that its tokens were counted right."""

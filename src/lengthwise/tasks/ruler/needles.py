@@ -23,7 +23,7 @@ from lengthwise.tasks.library import Library
 from lengthwise.tasks.passages import Built, Part, join_parts
 from lengthwise.tasks.ruler.haystacks import LineStack, Needle, NeedleForm, NeedleStack, ProseStack, Stack
 from lengthwise.tasks.ruler.names import Kind, draw_names, widest, widest_len
-from lengthwise.tasks.ruler.task import RulerTask, fit_whole
+from lengthwise.tasks.ruler.task import RulerTask
 from lengthwise.tasks.ruler.wording import Template, Wording, listed, plural
 from lengthwise.tasks.texts import check_special, check_texts
 from lengthwise.tasks.tokens import TokenCounter
@@ -292,9 +292,7 @@ class NeedleTask(RulerTask):
         def assemble(target: int) -> tuple[tuple[Part, ...], int]:
             return stack.assemble(start, needles, template, target)
 
-        parts, tokens = assemble(room)
-        if not stack.exact(needles, template):
-            parts, tokens = fit_whole(counter, room, assemble)
+        parts, tokens = self.fit(index, counter, room, assemble, exact=stack.exact(needles, template))
         context = join_parts(parts)[len(template.before) : -len(template.ending)]
         if not self._found_once(context, needles):
             return None

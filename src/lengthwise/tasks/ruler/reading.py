@@ -14,7 +14,7 @@ from lengthwise.tasks.draws import Draws
 from lengthwise.tasks.library import Library
 from lengthwise.tasks.passages import Built, Part
 from lengthwise.tasks.questions import Documents, Question
-from lengthwise.tasks.ruler.task import RulerTask, fit_whole
+from lengthwise.tasks.ruler.task import RulerTask
 from lengthwise.tasks.ruler.wording import Wording
 from lengthwise.tasks.scoring import ANY
 from lengthwise.tasks.texts import check_special, check_texts
@@ -95,9 +95,10 @@ class ReadingTask(RulerTask):
                     return parts, total
                 chosen.pop()
 
-        parts, total = assemble(room) if counter.additive else fit_whole(counter, room, assemble)
-        if counter.additive and not counts.exact(made[-1][1]):
-            parts, total = fit_whole(counter, room, assemble)
+        found = assemble(room) if counter.additive else None
+        if found is None or found[1] > room or not counts.exact(made[-1][1]):
+            found = self.fit(index, counter, room, assemble, exact=False)
+        parts, total = found
         documents = next(documents for some, documents in made if some is parts)
         places = [documents.index(document) for document in question.needed]
         meta = {

@@ -7,6 +7,7 @@ at any moment; and it reports a failure of one request as the answer to that req
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,11 +86,17 @@ class Engine(Protocol):
         ...
 
 
+_HALVED = (
+    "memory ran out with up to {size} rows side by side: the batch is halved for the rest of the run, as often as it "
+    "takes; answers are the same, and a smaller --batch-size saves the attempts that fail"
+)
+
+
 class BatchedEngine:
     """What engines have in common that answer rows side by side.
 
-    When memory runs out the batch is halved, for good, and the work goes on; a row that does not fit alone is an answer
-    that says so.
+    When memory runs out the batch is halved, for good, and the work goes on, with one warning; a row that does not fit
+    alone is an answer that says so.
 
     Args:
         batch_size: most rows that stand together.
@@ -109,6 +116,10 @@ class BatchedEngine:
         self.batch_size, self.chunk, self.stop_tokens = batch_size, chunk, frozenset(stop_tokens)
         self.halvings = 0
         """Times that memory ran out and the batch was halved."""
+
+    def _batch_facts(self) -> dict[str, Any]:
+        """Rows that stand together now, and how often there were too many."""
+        return {"batch_size": self.batch_size, **({"halvings": self.halvings} if self.halvings else {})}
 
     def _surviving(
         self,
@@ -145,6 +156,8 @@ class BatchedEngine:
                     answered.add(part[0])
                     yield _out_of_memory_answer(part[0], requests[part[0]], reason)
                 elif self.batch_size > 1:
+                    if not self.halvings:
+                        warnings.warn(_HALVED.format(size=self.batch_size), stacklevel=2)
                     self.batch_size = max(1, min(self.batch_size, len(part)) // 2)
                     self.halvings += 1
                 else:

@@ -67,7 +67,7 @@ class NativeEngine(BatchedEngine):
         """Settings of the engine."""
         return {
             "engine": self.name,
-            "batch_size": self.batch_size,
+            **self._batch_facts(),
             "chunk": self.chunk,
             "reuse_prefixes": self.reuse_prefixes,
             "decoding": "greedy",

@@ -80,7 +80,7 @@ class TransformersEngine(BatchedEngine):
 
         return {
             "engine": self.name,
-            "batch_size": self.batch_size,
+            **self._batch_facts(),
             "chunk": self.chunk,
             "reading": self.opened.reading,
             "padding": "left" if self.padding.right else "none, rows of one length together",

@@ -23,7 +23,7 @@ from lengthwise.distributed import World
 from lengthwise.engines.base import Answer, Engine, Request
 from lengthwise.errors import InputError, LengthwiseError, RunFailure
 from lengthwise.evaluate.config import BLOCK, EvalConfig
-from lengthwise.evaluate.records import PARTS, part_name, read_samples
+from lengthwise.evaluate.records import PARTS, part_name, read_samples, score_record
 from lengthwise.evaluate.summary import summarize
 from lengthwise.runs import RunFolder
 from lengthwise.tasks.base import Sample, Task, sample_id
@@ -279,7 +279,7 @@ def _record(task: Task, sample: Sample, answer: Answer, subject: Subject, scorer
     """A line of samples.jsonl. Holds nothing that changes when the sample is answered again."""
     text = answer.text if answer.text is not None else subject.tokenizer.decode(answer.tokens)
     head, tail = sample.prompt[:SHOWN_CHARACTERS], sample.prompt[SHOWN_CHARACTERS:][-SHOWN_CHARACTERS:]
-    record = {
+    record: dict[str, Any] = {
         "id": sample.id,
         "task": sample.task,
         "length": sample.length,
@@ -300,16 +300,7 @@ def _record(task: Task, sample: Sample, answer: Answer, subject: Subject, scorer
     }
     if answer.logprobs is not None:
         record["logprob"] = float(np.sum(answer.logprobs))
-    return record | score_record(task, sample, answer, text, scorer)
-
-
-def score_record(task: Task, sample: Sample, answer: Answer, text: str, scorer: str | None) -> dict[str, Any]:
-    """Scores of an answer by every rule of the task; `score` is that of the rule that counts. None for a failure."""
-    used = scorer if scorer in task.scorers() else task.scorers()[0]
-    if answer.error is not None:
-        return {"score": None, "scorer": used, "scores": {}}
-    scores = {rule: task.score(sample, text, rule).value for rule in task.scorers()}
-    return {"score": scores[used], "scorer": used, "scores": scores}
+    return record | score_record(task, sample, record["output"], scorer)
 
 
 def join_samples(run: RunFolder, order: dict[str, int]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lengthwise.data.tokenizers import HFTokenizer, Tokenizer
-from lengthwise.tasks.draws import Draws
+from lengthwise.tasks.draws import Draws, as_uuids
 from lengthwise.tasks.merges import Merges
 from lengthwise.tasks.splitting import Kind, adds_up, parts_at_spaces
 from lengthwise.tasks.tokens import TokenCounter
@@ -89,7 +89,7 @@ def test_names_are_counted_behind_a_space(tokenizers: dict[str, Tokenizer], name
     draws = Draws(0, "names")
     for names in (
         [str(number) for number in draws.integers(10**7, 200).tolist()],
-        draws.uuids(200),
+        as_uuids(draws.words(400).reshape(200, 2)),
         [f"{a}-{b}" for a, b in zip(draws.letters(200, 4, "abcd"), draws.letters(200, 7, "efgh"), strict=True)],
     ):
         before, *whole = counter.whole(["x", *(f"x {name}" for name in names)])

@@ -65,17 +65,7 @@ class Mixer(nn.Module):
         """
         if self._zero is None:
             self._zero = self.init_state(0)
-        wrong = None
-        if type(state) is not type(self._zero):
-            wrong = type(state).__name__
-        else:
-            for (name, kind, found), (_, _, zero) in zip(state.tensors(), self._zero.tensors(), strict=True):
-                fixed = 2 if kind == "attention" else 1  # keys and values have as many slots as they have
-                if found.dim() != zero.dim() or len(found) != batch or found.shape[fixed:] != zero.shape[fixed:]:
-                    wanted = (batch, *(["S"] if kind == "attention" else []), *zero.shape[fixed:])
-                    wrong = f"{name} of shape {tuple(found.shape)} instead of ({', '.join(map(str, wanted))})"
-                elif found.is_floating_point() != zero.is_floating_point():
-                    wrong = f"{name} of dtype {found.dtype}"
+        wrong = _misfit(state, self._zero, batch)
         if wrong:
             raise InputError(
                 expected=f"a state of {type(self).__name__}, {type(self._zero).__name__}, with {batch} rows",
@@ -87,3 +77,17 @@ class Mixer(nn.Module):
     def reset_parameters(self, generator: torch.Generator, place: Place) -> None:
         """Initialise as the published code of the family does."""
         raise TypeError(f"{type(self).__name__} has no reset_parameters")
+
+
+def _misfit(state: MixerState, zero: MixerState, batch: int) -> str | None:
+    """What is wrong with a state of `batch` rows, given that of none."""
+    if type(state) is not type(zero):
+        return type(state).__name__
+    for (name, kind, found), (_, _, expected) in zip(state.tensors(), zero.tensors(), strict=True):
+        fixed = 2 if kind == "attention" else 1  # keys and values have as many slots as they have
+        if found.dim() != expected.dim() or len(found) != batch or found.shape[fixed:] != expected.shape[fixed:]:
+            wanted = (batch, *(["S"] if kind == "attention" else []), *expected.shape[fixed:])
+            return f"{name} of shape {tuple(found.shape)} instead of ({', '.join(map(str, wanted))})"
+        if found.is_floating_point() != expected.is_floating_point():
+            return f"{name} of dtype {found.dtype}"
+    return None

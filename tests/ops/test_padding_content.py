@@ -1,4 +1,4 @@
-"""Whatever stands in the padding, NaN and infinities too, changes neither outputs, nor states, nor gradients."""
+"""Whatever stands in the padding, NaN too, changes no output, state or gradient; no rows at all are fine."""
 
 from __future__ import annotations
 
@@ -89,3 +89,15 @@ def test_what_stands_in_the_padding(name: str, backend: str, padding: Any, conte
     for found, expected in zip(run(content), run(0.0), strict=True):
         assert torch.equal(found, expected)
         assert expected.isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("name", OPS)
+def test_no_rows(name: str, backend: str) -> None:
+    need_form(backend)
+    inputs, op = OPS[name]
+    given = [tensor[:0].clone().requires_grad_() for tensor in inputs]
+    y, state = op(*given, backend=backend)
+    assert (y.shape[:2], len(state)) == ((0, TIME), 0)
+    for gradient in torch.autograd.grad(y.sum(), given, allow_unused=True):
+        assert gradient is None or len(gradient) == 0

@@ -47,7 +47,7 @@ def vector_decay(
     if lengths is not None:
         check_lengths(lengths, batch, time, padding)
         q, k, v, log_decay = emptied(lengths, padding, q, k, v, log_decay)
-    if time == 0:
+    if batch == 0 or time == 0:
         empty = v.new_zeros(batch, heads, keys, v.shape[-1], dtype=exact)
         return v, empty if initial_state is None else initial_state
     if usable(backend, q.device, exact, native.library):

@@ -61,6 +61,8 @@ def causal_conv(
         if padding == "left":
             x = swap_side(x, lengths, "left")
     before = weight.shape[1] - 1
+    if batch == 0:
+        return x, x.new_zeros(0, before, x.shape[2])
     if x.numel() and usable(backend, x.device, x.dtype, library):
         y = conv_native(x, weight, bias, initial_state, activation == "silu")
         enough = lengths is None and time >= before

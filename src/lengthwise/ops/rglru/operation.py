@@ -78,7 +78,7 @@ def rglru(
         if padding == "left":
             x, input_gate, recurrence_gate = (swap_side(t, lengths, "left") for t in (x, input_gate, recurrence_gate))
             reset = None if reset is None else swap_side(reset, lengths, "left")
-    if time == 0:
+    if batch == 0 or time == 0:
         return x, x.new_zeros(batch, width, dtype=exact) if initial_state is None else initial_state.to(exact)
     rate = -8 * F.softplus(Lambda.to(exact))
     state = None if initial_state is None else initial_state.to(exact)

@@ -66,7 +66,7 @@ def ssd(
     if lengths is not None:
         check_lengths(lengths, batch, time, padding)
         x, dt, B, C = emptied(lengths, padding, x, dt, B, C)
-    if time == 0:
+    if batch == 0 or time == 0:
         empty = x.new_zeros(batch, heads, width, state_size, dtype=exact)
         return x, empty if initial_state is None else initial_state.to(exact)
 

@@ -88,7 +88,7 @@ def _is_one_kernel(norm: nn.Module, mixer: Mamba2, residual: Tensor) -> bool:
         isinstance(norm, RMSNorm)
         and residual.dtype == mixer.in_proj.weight.dtype == torch.float32
         and residual.shape[1] >= FEWEST_TOKENS
-        and mixer.runs_native(residual)
+        and mixer.runs_native(residual.device, residual.dtype)
     )
 
 
@@ -133,6 +133,7 @@ def _state_after(mixer: Mamba2, u: Float[Tensor, "B T D"], state: Mamba2State | 
         filters[:wanted],
         None if filter_bias is None else filter_bias[:wanted],
         None if state is None else state.conv[..., :wanted],
+        backend=mixer.backend,
     )
     x, B = F.silu(xB, inplace=True).split([mixer.d_inner, wanted - mixer.d_inner], dim=-1)
     log_decay = torch.cumsum(dt * _rates(mixer, dt.dtype), dim=1)  # [B, T, H]
@@ -166,14 +167,15 @@ def _forward_shared(
     config, heads = mixer.config, mixer.num_heads
     projected = mixer.in_proj(u)
     z, raw, dt = projected.split([mixer.d_inner, mixer.conv_width, heads], dim=-1)
-    convolved, conv = causal_conv(raw, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, state.conv[:1])
+    filters, bias = mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias
+    convolved, conv = causal_conv(raw, filters, bias, state.conv[:1], backend=mixer.backend)
     bc_width = config.ngroups * config.d_state
     x, B, C = F.silu(convolved, inplace=True).split([mixer.d_inner, bc_width, bc_width], dim=-1)
     B, C = (rearrange(tensor, "b t (g n) -> b t g n", g=config.ngroups) for tensor in (B, C))
     dt = _step_sizes(mixer, dt)
     rates = _rates(mixer, dt.dtype)
     x = rearrange(x, "b t (h p) -> b t h p", h=heads)
-    y, ssm = ssd(x, dt, rates, B, C, mixer.D, None, chunk_size=config.chunk_size)
+    y, ssm = ssd(x, dt, rates, B, C, mixer.D, None, chunk_size=config.chunk_size, backend=mixer.backend)
 
     decay = torch.cumsum(dt * rates, dim=1).exp()  # [1, T, H]
     by_group = rearrange(state.ssm, "b (g r) p n -> b g n (r p)", g=config.ngroups)
@@ -182,7 +184,7 @@ def _forward_shared(
     # No gradient is wanted, so the largest tensor, [R, T, H P], is worked on in place.
     outputs = carried.mul_(decay[..., None]).add_(y)
     gated = rearrange(outputs, "b t h p -> b t (h p)").mul_(F.silu(z.to(outputs.dtype)))
-    normed = rms_norm(gated, mixer.norm.weight, mixer.norm.eps, mixer.norm.groups).to(u.dtype)
+    normed = rms_norm(gated, mixer.norm.weight, mixer.norm.eps, mixer.norm.groups, backend=mixer.backend).to(u.dtype)
     new = torch.addcmul(ssm, decay[:, -1, :, None, None], state.ssm)
     return mixer.out_proj(normed), Mamba2State(ssm=new, conv=conv.expand(rows, -1, -1))
 

@@ -28,7 +28,6 @@ from lengthwise.distributed import World, world_from_environment
 from lengthwise.errors import RunFailure
 from lengthwise.interventions.base import Intervention
 from lengthwise.interventions.build import build_intervention
-from lengthwise.native import resolve_backend
 from lengthwise.runs import RunFolder
 from lengthwise.train.config import TrainConfig
 from lengthwise.train.optimizer import build_optimizer
@@ -142,7 +141,7 @@ def _open_run(
     setting = {"threads": torch.get_num_threads(), "world_size": world.size, "device": device.type}
     before = run.manifest.get("setting")
     if before is None:
-        backend = resolve_backend("auto", device)
+        backend = checkpoint.model.backend_on(device)
         run.update_manifest(setting=setting, parameters=checkpoint.model.num_parameters(), backend=backend)
     elif before != setting:
         changed = ", ".join(f"{k} {before.get(k)} -> {v}" for k, v in setting.items() if before.get(k) != v)

@@ -218,6 +218,7 @@ def test_a_model_of_transformers(lengthwise, tmp_path: Path) -> None:
     assert done.code == 0, done.err
     subject = RunFolder.open("run").manifest["evaluation"]["subject"]
     assert (subject["engine"], subject["class"], subject["padding"]) == ("transformers", "LlamaForCausalLM", "left")
+    assert subject["backend"] == "transformers"
 
 
 def server_words(url: str, *more: object) -> list[object]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.helpers import need_form
 from tests.measure.models import random_tokens, tiny_model
 from tests.models.families import FAMILIES
 
@@ -97,3 +98,23 @@ def test_the_form_that_ran_is_recorded(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("LENGTHWISE_BACKEND", "torch")
     measured(made_checkpoint("gla"), tmp_path / "run", metrics=("perplexity",))
     assert RunFolder.open(tmp_path / "run").manifest["backend"] == "torch"
+
+
+def test_a_model_that_was_set_to_a_form_is_recorded_as_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_form("native")
+    monkeypatch.delenv("LENGTHWISE_BACKEND", raising=False)
+    checkpoint = made_checkpoint("mamba2-attention")
+    for backend, recorded in (("auto", "native+torch"), ("torch", "torch")):
+        checkpoint.model.set_backend(backend)  # type: ignore[arg-type]
+        measured(checkpoint, tmp_path / backend, metrics=("perplexity",))
+        assert RunFolder.open(tmp_path / backend).manifest["backend"] == recorded
+
+
+def test_a_form_that_cannot_run_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    need_form("native")
+    checkpoint = made_checkpoint("gla")
+    checkpoint.model.set_backend("native")
+    monkeypatch.setattr("lengthwise.layers.gla.library", lambda: None)
+    with pytest.raises(InputError, match=r"^expected a kernel that compiles"):
+        measured(checkpoint, tmp_path / "run", metrics=("perplexity",))
+    assert not (tmp_path / "run").exists()

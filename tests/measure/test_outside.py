@@ -98,6 +98,7 @@ def test_summary_and_manifest_say_how_it_was_read(finished: dict[str, Path], mod
     summary = run.read_json("summary.json")
     assert summary["outside"] == run.manifest["outside"]
     assert summary["outside"]["reading"] == reading
+    assert run.manifest["backend"] == "transformers"
     assert ("changes logits by" in summary["outside"]["why"]) == (reading == "one-shot")
     assert summary["outside"]["class"].endswith("ForCausalLM")
     assert summary["verdicts"]["definition"]["verdict"] in ("pass", "fail", "undecided")

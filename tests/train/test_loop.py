@@ -25,6 +25,7 @@ def test_a_run_leaves_manifest_metrics_two_checkpoints_and_a_model(
     assert manifest["config"] == config.to_dict()
     assert manifest["data_hashes"] == {"train": store.fingerprint}
     assert manifest["setting"] == {"threads": torch.get_num_threads(), "world_size": 1, "device": "cpu"}
+    assert manifest["backend"] == load_checkpoint(result.checkpoint_path).model.backend_on(torch.device("cpu"))
     assert [path.name for path in list_snapshots(tmp_path / "run")] == ["step-00000009", "step-00000011"]
     records = metrics_of(tmp_path / "run")
     assert [record["step"] for record in records] == [2, 4, 6, 8, 10, 11]

@@ -103,6 +103,14 @@ class OpenedModel:
             "context_length_from": self.context_source,
         }
 
+    def backend_on(self, device: torch.device) -> str:
+        """What runs the mixers: see `LanguageModel.backend_on`; for a model that is not ours, the name of its library.
+
+        Raises:
+            InputError: where the model was set to a form that cannot run.
+        """
+        return self.model.backend_on(device) if isinstance(self.model, LanguageModel) else self.engine
+
     def no_states(self) -> str | None:
         """Why statistics of the recurrent state cannot be taken; None where they can."""
         if self.reading == "one-shot":

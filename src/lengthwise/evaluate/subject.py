@@ -114,7 +114,6 @@ def _local(config: EvalConfig) -> Subject:
     from lengthwise.engines.native import NativeEngine
     from lengthwise.engines.opening import open_model, tokenizer_of
     from lengthwise.models.lm import LanguageModel
-    from lengthwise.native.backend import resolve_backend
 
     device, dtype = choose_device(config.device), getattr(torch, config.dtype)
     opened = open_model(config.model, engine=_WHOSE[config.engine], dtype=dtype, device=device)
@@ -130,18 +129,16 @@ def _local(config: EvalConfig) -> Subject:
             reuse_prefixes=config.reuse_prefixes,
             stop_tokens=stops,
         )
-        backend: str | None = resolve_backend("auto", device, dtype)
     else:
         from lengthwise.engines.transformers import TransformersEngine
 
         engine = TransformersEngine(opened, batch_size=config.batch_size, chunk=config.chunk, stop_tokens=stops)
-        backend = None
     facts = {
         "model": opened.source or config.model,
         "parameters": model.num_parameters(),
         "context_length": opened.context_length,
         "weights_sha256": weights_hash(getattr(model, "inner", model).named_parameters()),
-        "backend": backend,
+        "backend": opened.backend_on(device),
         "device": str(device),
         "dtype": config.dtype,
         "stop_tokens": sorted(stops),

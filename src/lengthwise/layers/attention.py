@@ -119,6 +119,7 @@ class Attention(Mixer):
                 self.conv1d.bias,
                 state.conv if isinstance(state, ConvAttentionState) else None,
                 lengths=lengths,
+                backend=self.backend,
             )
         past = None if state is None else Past(state.keys, state.values, state.position)
         if past is not None and past.keys.shape[1] == 0 and self.reach() != 1:

@@ -35,9 +35,17 @@ class Mixer(nn.Module):
     """
 
     backend: Backend = "auto"
-    """Which form of the recurrence runs; see `lengthwise.native`."""
+    """Which form of the recurrence is asked for; see `lengthwise.native`."""
     _zero: MixerState | None = None
     """The state of no rows, whose shapes every other one shares."""
+
+    def runs_native(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether a kernel in C computes the recurrence of such inputs; a mixer that has none is always torch's.
+
+        Raises:
+            InputError: where `backend` insists on a kernel that cannot run.
+        """
+        return False
 
     def init_state(self, batch: int) -> MixerState:
         """The zero state of `batch` rows."""

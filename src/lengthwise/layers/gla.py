@@ -12,6 +12,8 @@ from torch import nn
 from lengthwise.layers.base import Mixer, Place
 from lengthwise.layers.configs import GLAConfig
 from lengthwise.layers.norms import RMSNorm
+from lengthwise.native import usable
+from lengthwise.ops._vector_decay.native import library
 from lengthwise.ops.conv import causal_conv
 from lengthwise.ops.gla import gla
 from lengthwise.shapes import Float, Int, Tensor
@@ -96,6 +98,10 @@ class GLA(Mixer):
             return GLAState(recurrent=recurrent)
         return ConvGLAState(recurrent=recurrent, conv=weight.new_zeros(batch, config.conv_size - 1, sum(self.widths)))
 
+    def runs_native(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether the kernel in C computes the recurrence."""
+        return usable(self.backend, device, dtype, library)
+
     def forward(
         self,
         u: Float[Tensor, "B T D"],
@@ -148,7 +154,7 @@ class GLA(Mixer):
         convs = (self.q_conv1d, self.k_conv1d, self.v_conv1d)
         weight = torch.cat([conv.weight for conv in convs]).squeeze(1)
         bias = torch.cat([conv.bias for conv in convs if conv.bias is not None]) if self.config.conv_bias else None
-        return causal_conv(joined, weight, bias, before, activation="silu", lengths=lengths)
+        return causal_conv(joined, weight, bias, before, activation="silu", lengths=lengths, backend=self.backend)
 
     def _shared(self, tensor: Tensor) -> Tensor:
         """[B, T, heads of keys and values, X] as [B, T, H, X]."""

@@ -11,8 +11,10 @@ from torch import nn
 
 from lengthwise.layers.base import Mixer, Place
 from lengthwise.layers.configs import Mamba1Config
+from lengthwise.native import usable
 from lengthwise.ops.conv import causal_conv
 from lengthwise.ops.selective_scan import selective_scan
+from lengthwise.ops.selective_scan.native import library
 from lengthwise.shapes import Float, Int, Tensor
 from lengthwise.state import MixerState, tensor_field
 
@@ -82,6 +84,10 @@ class Mamba1(Mixer):
             conv=weight.new_zeros(batch, config.d_conv - 1, self.d_inner),
         )
 
+    def runs_native(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether the kernel in C computes the recurrence."""
+        return usable(self.backend, device, dtype, library)
+
     def forward(
         self,
         u: Float[Tensor, "B T D"],
@@ -107,6 +113,7 @@ class Mamba1(Mixer):
             None if state is None else state.conv,
             activation="silu",
             lengths=lengths,
+            backend=self.backend,
         )
         low_rank, B, C = self.x_proj(x).split([self.dt_rank, config.d_state, config.d_state], dim=-1)
         exact = torch.promote_types(x.dtype, torch.float32)

@@ -110,15 +110,15 @@ class Mamba2(Mixer):
         parameters = self.inner_parameters(exact := torch.promote_types(projected.dtype, torch.float32))
         conv_state = None if state is None else state.conv.to(exact)
         ssm_state = None if state is None else state.ssm.to(exact)
-        inner = mamba2_inner_native if self.runs_native(projected) else mamba2_inner
+        native = self.runs_native(projected.device, projected.dtype)
+        inner = mamba2_inner_native if native else mamba2_inner
         y, new_ssm = inner(projected, parameters, conv_state, ssm_state, real, self.sizes)
         new_conv = self.next_buffer(projected, None if state is None else state.conv, lengths)
         return self.out_proj(y), Mamba2State(ssm=new_ssm, conv=new_conv)
 
-    def runs_native(self, values: Tensor) -> bool:
-        """Whether the work on such numbers is done by the kernels in C."""
-        exact = torch.promote_types(values.dtype, torch.float32)
-        return usable(self.backend, values.device, exact, library)
+    def runs_native(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether the kernels in C do the work between the projections."""
+        return usable(self.backend, device, dtype, library)
 
     def inner_parameters(self, dtype: torch.dtype) -> Parameters:
         """What the work between the projections needs of the parameters, in the dtype of its arithmetic."""

@@ -53,34 +53,22 @@ def read_block(
         state: before the first token; None for zeros.
         silent: the state alone is wanted; the stream is None then.
     """
-    if not _is_one_kernel(norm, mixer, residual):
-        return _read_in_parts(norm, mixer, residual, state, silent)
-    assert isinstance(norm, RMSNorm)
-    around, inside, sizes = _surroundings(norm, mixer), mixer.inner_parameters(torch.float32), mixer.sizes
-    if state is None:
-        added = None if silent else residual
-        conv, ssm = mamba2_read_native(residual, added, around, inside, None, None, sizes)
-        return added, Mamba2State(ssm=ssm, conv=conv)
-    rows, time, width = state.ssm.shape[0], residual.shape[1], mixer.config.d_conv - 1
-    added = None
+    _, time, width = residual.shape
+    rows = len(residual) if state is None else len(state.ssm)
+    read = _read_in_one if _is_one_kernel(norm, mixer, residual) else _read_in_parts
+    out = None
     if not silent:
-        added = residual if rows == len(residual) else residual.new_empty(rows, time, residual.shape[2])
-    conv, ssm, begin = state.conv, state.ssm, 0
-    if rows > residual.shape[0] and not _same_rows(conv):
+        out = residual if rows == len(residual) else residual.new_empty(rows, time, width)
+    begin = 0
+    if state is not None and rows > len(residual) and not _same_rows(state.conv):
         # The first W - 1 tokens are read row by row; from then on all rows see the same in the convolution.
-        begin = min(width, time)
+        begin = min(mixer.config.d_conv - 1, time)
         first = residual[:, :begin].expand(rows, -1, -1)
-        stream, state = _read_in_parts(norm, mixer, first, state, silent)
-        if added is not None and stream is not None:
-            added[:, :begin] = stream
-        conv, ssm = state.conv, state.ssm
+        state = _read_in_parts(norm, mixer, first, state, None if out is None else out[:, :begin])
     if begin < time:
-        shared = rows > residual.shape[0]
-        stream = None if added is None else added[:, begin:]
-        buffer = conv[:1] if shared else conv
-        conv, ssm = mamba2_read_native(residual[:, begin:], stream, around, inside, buffer, ssm, sizes)
-        conv = conv.expand(rows, -1, -1)
-    return added, Mamba2State(ssm=ssm, conv=conv)
+        state = read(norm, mixer, residual[:, begin:], state, None if out is None else out[:, begin:])
+    assert state is not None
+    return out, state
 
 
 def _is_one_kernel(norm: nn.Module, mixer: Mamba2, residual: Tensor) -> bool:
@@ -88,12 +76,19 @@ def _is_one_kernel(norm: nn.Module, mixer: Mamba2, residual: Tensor) -> bool:
         isinstance(norm, RMSNorm)
         and residual.dtype == mixer.in_proj.weight.dtype == torch.float32
         and residual.shape[1] >= FEWEST_TOKENS
-        and mixer.runs_native(residual)
+        and mixer.runs_native(residual.device, residual.dtype)
     )
 
 
-def _surroundings(norm: RMSNorm, mixer: Mamba2) -> Surroundings:
-    return Surroundings(
+def _read_in_one(
+    norm: nn.Module, mixer: Mamba2, residual: Tensor, state: Mamba2State | None, out: Tensor | None
+) -> Mamba2State:
+    """`read_block` by the kernel: the stream behind the block is written to `out`, where it is wanted.
+
+    Rows that share the input have the same buffer of the convolution.
+    """
+    assert isinstance(norm, RMSNorm)
+    surroundings = Surroundings(
         norm_weight=norm.weight,
         norm_eps=norm.eps,
         in_weight=mixer.in_proj.weight,
@@ -101,17 +96,24 @@ def _surroundings(norm: RMSNorm, mixer: Mamba2) -> Surroundings:
         out_weight=mixer.out_proj.weight,
         out_bias=mixer.out_proj.bias,
     )
+    rows = len(residual) if state is None else len(state.ssm)
+    conv, ssm = (None, None) if state is None else (state.conv[: len(residual)].float(), state.ssm.float())
+    inside = mixer.inner_parameters(torch.float32)
+    conv, ssm = mamba2_read_native(residual, out, surroundings, inside, conv, ssm, mixer.sizes)
+    return Mamba2State(ssm=ssm, conv=conv.expand(rows, -1, -1))
 
 
 def _read_in_parts(
-    norm: nn.Module, mixer: Mamba2, residual: Tensor, state: Mamba2State | None, silent: bool
-) -> tuple[Tensor | None, Mamba2State]:
+    norm: nn.Module, mixer: Mamba2, residual: Tensor, state: Mamba2State | None, out: Tensor | None
+) -> Mamba2State:
+    """The same by the parts of the layer."""
     u = norm(residual).to(mixer.in_proj.weight.dtype)
     rows = len(residual) if state is None else len(state.ssm)
-    if silent:
-        return None, _state_after(mixer, u.expand(rows, -1, -1), state)
+    if out is None:
+        return _state_after(mixer, u.expand(rows, -1, -1), state)
     y, new = mixer(u, state) if state is None or len(u) == rows else _forward_shared(mixer, u, state)
-    return residual + y, new
+    torch.add(residual, y, out=out)
+    return new
 
 
 def _state_after(mixer: Mamba2, u: Float[Tensor, "B T D"], state: Mamba2State | None) -> Mamba2State:
@@ -133,9 +135,10 @@ def _state_after(mixer: Mamba2, u: Float[Tensor, "B T D"], state: Mamba2State | 
         filters[:wanted],
         None if filter_bias is None else filter_bias[:wanted],
         None if state is None else state.conv[..., :wanted],
+        backend=mixer.backend,
     )
     x, B = F.silu(xB, inplace=True).split([mixer.d_inner, wanted - mixer.d_inner], dim=-1)
-    log_decay = torch.cumsum(dt * _rates(mixer, dt.dtype), dim=1)  # [B, T, H]
+    log_decay = torch.cumsum(dt * mixer.inner_parameters(dt.dtype).A, dim=1)  # [B, T, H]
     total = log_decay[:, -1]
     weight = (total[:, None] - log_decay).exp() * dt
     x = rearrange(x, "b t (h p) -> b t h p", p=config.headdim).to(dt.dtype).mul_(weight[..., None])
@@ -152,37 +155,28 @@ def _state_after(mixer: Mamba2, u: Float[Tensor, "B T D"], state: Mamba2State | 
 def _forward_shared(
     mixer: Mamba2, u: Float[Tensor, "1 T D"], state: Mamba2State
 ) -> tuple[Float[Tensor, "R T D"], Mamba2State]:
-    """Outputs and state of R rows that read the same input, each from a state of its own."""
-    rows, time, width = state.ssm.shape[0], u.shape[1], state.conv.shape[1]
-    if rows == 1:
-        return mixer(u, state)
-    if not _same_rows(state.conv):
-        y, state = mixer(u[:, :width].expand(rows, -1, -1), state)
-        if time <= width:
-            return y, state
-        state = Mamba2State(ssm=state.ssm, conv=state.conv[:1].expand_as(state.conv))
-        later, state = _forward_shared(mixer, u[:, width:], state)
-        return torch.cat([y, later], dim=1), state
-    config, heads = mixer.config, mixer.num_heads
+    """Outputs and state of R rows that read the same input, each from a state of its own but for the convolution's."""
+    rows, config, heads = len(state.ssm), mixer.config, mixer.num_heads
     projected = mixer.in_proj(u)
     z, raw, dt = projected.split([mixer.d_inner, mixer.conv_width, heads], dim=-1)
-    convolved, conv = causal_conv(raw, mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias, state.conv[:1])
+    filters, bias = mixer.conv1d.weight.squeeze(1), mixer.conv1d.bias
+    convolved, conv = causal_conv(raw, filters, bias, state.conv[:1], backend=mixer.backend)
     bc_width = config.ngroups * config.d_state
     x, B, C = F.silu(convolved, inplace=True).split([mixer.d_inner, bc_width, bc_width], dim=-1)
     B, C = (rearrange(tensor, "b t (g n) -> b t g n", g=config.ngroups) for tensor in (B, C))
     dt = _step_sizes(mixer, dt)
-    rates = _rates(mixer, dt.dtype)
+    A = mixer.inner_parameters(dt.dtype).A
     x = rearrange(x, "b t (h p) -> b t h p", h=heads)
-    y, ssm = ssd(x, dt, rates, B, C, mixer.D, None, chunk_size=config.chunk_size)
+    y, ssm = ssd(x, dt, A, B, C, mixer.D, None, chunk_size=config.chunk_size, backend=mixer.backend)
 
-    decay = torch.cumsum(dt * rates, dim=1).exp()  # [1, T, H]
+    decay = torch.cumsum(dt * A, dim=1).exp()  # [1, T, H]
     by_group = rearrange(state.ssm, "b (g r) p n -> b g n (r p)", g=config.ngroups)
     carried = torch.matmul(rearrange(C, "b t g n -> b g t n").to(by_group.dtype), by_group)
     carried = rearrange(carried, "b g t (r p) -> b t (g r) p", p=config.headdim)
     # No gradient is wanted, so the largest tensor, [R, T, H P], is worked on in place.
     outputs = carried.mul_(decay[..., None]).add_(y)
     gated = rearrange(outputs, "b t h p -> b t (h p)").mul_(F.silu(z.to(outputs.dtype)))
-    normed = rms_norm(gated, mixer.norm.weight, mixer.norm.eps, mixer.norm.groups).to(u.dtype)
+    normed = rms_norm(gated, mixer.norm.weight, mixer.norm.eps, mixer.norm.groups, backend=mixer.backend).to(u.dtype)
     new = torch.addcmul(ssm, decay[:, -1, :, None, None], state.ssm)
     return mixer.out_proj(normed), Mamba2State(ssm=new, conv=conv.expand(rows, -1, -1))
 
@@ -199,8 +193,3 @@ def _step_sizes(mixer: Mamba2, dt: Tensor) -> Tensor:
     exact = torch.promote_types(dt.dtype, torch.float32)
     dt = F.softplus(dt.to(exact) + mixer.dt_bias.to(exact))
     return dt if mixer.config.dt_limit == (0.0, math.inf) else dt.clamp(*mixer.config.dt_limit)
-
-
-def _rates(mixer: Mamba2, dtype: torch.dtype) -> Tensor:
-    """A of each head, at most zero."""
-    return -torch.exp(mixer.A_log.to(dtype))

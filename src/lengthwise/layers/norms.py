@@ -79,6 +79,7 @@ class RMSNormPlusOne(nn.Module):
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.eps = eps
+        self.backend: Backend = "auto"
         self.weight = nn.Parameter(torch.zeros(width))
 
     @torch.no_grad()
@@ -88,7 +89,7 @@ class RMSNormPlusOne(nn.Module):
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         exact = torch.promote_types(self.weight.dtype, torch.float32)
-        return rms_norm(x, 1 + self.weight.to(exact), self.eps)
+        return rms_norm(x, 1 + self.weight.to(exact), self.eps, backend=self.backend)
 
 
 class LayerNorm(nn.LayerNorm):

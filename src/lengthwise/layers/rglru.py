@@ -11,8 +11,10 @@ from torch import nn
 
 from lengthwise.layers.base import Mixer, Place
 from lengthwise.layers.configs import RGLRUConfig
+from lengthwise.native import usable
 from lengthwise.ops.conv import causal_conv
 from lengthwise.ops.rglru import rglru
+from lengthwise.ops.rglru.native import library
 from lengthwise.shapes import Float, Int, Tensor
 from lengthwise.state import MixerState, tensor_field
 
@@ -121,6 +123,10 @@ class RecurrentBlock(Mixer):
             position=weight.new_zeros(batch, dtype=torch.int64),
         )
 
+    def runs_native(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether the kernel in C computes the recurrence."""
+        return usable(self.backend, device, dtype, library)
+
     def forward(
         self,
         u: Float[Tensor, "B T D"],
@@ -145,6 +151,7 @@ class RecurrentBlock(Mixer):
             self.conv_1d.bias,
             None if state is None else state.conv,
             lengths=lengths,
+            backend=self.backend,
         )
         position = u.new_zeros(batch, dtype=torch.int64) if state is None else state.position
         reset = None

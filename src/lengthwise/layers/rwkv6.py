@@ -11,6 +11,8 @@ from torch import nn
 
 from lengthwise.layers.base import Mixer, Place
 from lengthwise.layers.configs import RWKV6ChannelMixConfig, RWKV6Config
+from lengthwise.native import usable
+from lengthwise.ops._vector_decay.native import library
 from lengthwise.ops.conv.depthwise import extend, last_inputs
 from lengthwise.ops.rwkv6 import rwkv6
 from lengthwise.shapes import Float, Int, Tensor
@@ -113,6 +115,10 @@ class RWKV6TimeMix(Mixer):
             wkv=weight.new_zeros(batch, self.num_heads, size, size, dtype=exact),
             shift=weight.new_zeros(batch, weight.shape[0]),
         )
+
+    def runs_native(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether the kernel in C computes the recurrence."""
+        return usable(self.backend, device, dtype, library)
 
     def forward(
         self,

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from lengthwise.checkpoints import Checkpoint
 from lengthwise.devices import choose_device
@@ -38,7 +37,6 @@ from lengthwise.measure.stream import Advance, Piece, SequenceModel, check_token
 from lengthwise.measure.summary import summarize
 from lengthwise.measure.windows import window_sums
 from lengthwise.models.lm import LanguageModel
-from lengthwise.native import resolve_backend
 from lengthwise.progress import token_bar
 from lengthwise.runs import RunFolder
 
@@ -97,7 +95,7 @@ def measure(
     if text.token_bytes is not None:
         check_token_bytes(text.token_bytes, text.tokens)
     attention = plan_attention(resolved, opened)
-    hashes = text.hashes()
+    backend, hashes = opened.backend_on(device), text.hashes()
     run = RunFolder.create(out, "measure", resolved.to_dict(), resume=resume, data_hashes=hashes)
     if run.manifest["data_hashes"] != hashes:
         raise InputError(
@@ -107,7 +105,7 @@ def measure(
             fix="choose another --out, or restore the corpus",
         )
     _note_model(run, opened)
-    run.update_manifest(backend=backend_of(opened, device))
+    run.update_manifest(backend=backend)
     plan = Pieces.make(resolved, len(text.tokens), opened.reading)
     with run.noting_failure():
         with _attention_budget(opened.model, resolved.attention_budget):
@@ -200,13 +198,6 @@ def _attention_budget(model: SequenceModel, budget: int | None) -> Iterator[None
         yield
     finally:
         model.set_attention_budget(None)
-
-
-def backend_of(opened: OpenedModel, device: torch.device) -> str:
-    """Which form of the recurrences runs: torch or native for our models, else the library."""
-    if opened.engine != "lengthwise":
-        return opened.engine
-    return resolve_backend("auto", device, next(iter(opened.model.parameters())).dtype)
 
 
 def _note_model(run: RunFolder, opened: OpenedModel) -> None:

@@ -16,7 +16,7 @@ from lengthwise.layers.attention import Attention
 from lengthwise.layers.base import Mixer, Place
 from lengthwise.layers.build import build_mixer, build_mlp
 from lengthwise.layers.linear import Linear
-from lengthwise.layers.norms import NORMS
+from lengthwise.layers.norms import NORMS, RMSNorm, RMSNormPlusOne
 from lengthwise.models.config import ModelConfig
 from lengthwise.models.packing import cut_at
 from lengthwise.native import Backend
@@ -175,10 +175,25 @@ class LanguageModel(nn.Module):
         return total
 
     def set_backend(self, backend: Backend) -> None:
-        """Choose the form in which recurrences and products run; "auto" is the fastest for the device and dtype."""
+        """Choose the form of recurrences, products and norms; "auto" is the fastest for the device and dtype."""
         for module in self.modules():
-            if isinstance(module, Mixer | Linear):
+            if isinstance(module, Mixer | Linear | RMSNorm | RMSNormPlusOne):
                 module.backend = backend
+
+    def backend_on(self, device: torch.device) -> str:
+        """The form in which the mixers run on a device, in the dtype of the weights.
+
+        Asks for the kernels, and so compiles those that this machine has not compiled before.
+
+        Returns:
+            "native", "torch", or "native+torch" where mixers differ. Attention has no kernel and counts as torch.
+
+        Raises:
+            InputError: where a mixer was set to "native" and cannot run so.
+        """
+        dtype = self.backbone.embedding.weight.dtype
+        native = {block.mixer.runs_native(device, dtype) for block in self.blocks()}
+        return "+".join(sorted("native" if each else "torch" for each in native))
 
     def forward(
         self,

@@ -27,7 +27,6 @@ from lengthwise.devices import choose_device
 from lengthwise.distributed import World, world_from_environment
 from lengthwise.interventions.base import Intervention
 from lengthwise.interventions.build import build_intervention
-from lengthwise.native import resolve_backend
 from lengthwise.runs import RunFolder
 from lengthwise.train.config import TrainConfig
 from lengthwise.train.optimizer import build_optimizer
@@ -140,7 +139,7 @@ def _open_run(
     setting = {"threads": torch.get_num_threads(), "world_size": world.size, "device": device.type}
     before = run.manifest.get("setting")
     if before is None:
-        backend = resolve_backend("auto", device)
+        backend = checkpoint.model.backend_on(device)
         run.update_manifest(setting=setting, parameters=checkpoint.model.num_parameters(), backend=backend)
     elif before != setting:
         changed = ", ".join(f"{k} {before.get(k)} -> {v}" for k, v in setting.items() if before.get(k) != v)

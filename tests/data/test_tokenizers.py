@@ -141,6 +141,26 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: str) -> None:
         HFTokenizer(path)
 
 
+@pytest.mark.parametrize("kind", ["WordLevel", "WordPiece"])
+def test_a_word_without_an_id_and_no_unknown_token(tmp_path: Path, kind: str) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    backend = Tokenizer(getattr(models, kind)(vocab={"a": 0, "b": 1}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    path = tmp_path / "tokenizer.json"
+    path.write_text(backend.to_str(), encoding="utf-8")
+    tokenizer = HFTokenizer(path)
+    assert tokenizer.encode("b a").tolist() == [1, 0]
+    for attempt in (lambda: tokenizer.encode("a c"), lambda: tokenizer.encode_batch(["a", "a c"])):
+        with pytest.raises(InputError) as caught:
+            attempt()
+        assert caught.value.expected.startswith("a tokenizer with ids for all of the text")
+        assert "[UNK]" in caught.value.got
+        assert caught.value.where == str(path)
+        assert caught.value.fix.startswith("add its unknown token")
+        assert caught.value.exit_code == 2
+
+
 def test_ids_outside_the_vocabulary(bpe_file: Path) -> None:
     with pytest.raises(InputError, match=r"expected byte values 0..255; got values 3..256"):
         ByteTokenizer().decode([3, 256])

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -215,13 +216,31 @@ class HFTokenizer:
         return self._description
 
     def encode(self, text: str) -> NDArray[np.uint32]:
-        """Ids of `text`, uint32 [T]."""
-        return np.asarray(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+        """Ids of `text`, uint32 [T]. Raises InputError where a word has no id and the file has none for such words."""
+        with self._refusing():
+            encoding = self._backend.encode(text, add_special_tokens=False)
+        return np.asarray(encoding.ids, dtype=np.uint32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """`encode` of each text, one text per core at a time (threads of the Rust library)."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        with self._refusing():
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Text that the tokenizer has no ids for as an error of four parts: the Rust side raises bare Exception."""
+        try:
+            yield
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            raise InputError(
+                expected="a tokenizer with ids for all of the text, or with an id for unknown words",
+                got=f"text that it has no ids for ({str(error)[:200]})",
+                where=str(self.path),
+                fix="add its unknown token to the vocabulary of that file, or use the tokenizer the model was made for",
+            ) from error
 
     def decode(self, ids: ArrayLike) -> str:
         """Text of ids [T], special tokens spelled out."""

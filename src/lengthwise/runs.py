@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 KINDS = ("train", "measure", "extend", "demo", "eval")
+FREE_AND_RESUME = "free some space, then give the same command with --resume; what was finished is kept"
+CHECK_AND_RESUME = "check the folder and its permissions, then resume"
 _PACKAGES = ("lengthwise", "torch", "numpy", "safetensors", "tokenizers", "transformers")
 
 
@@ -60,9 +62,9 @@ def write_failure(error: OSError, path: Path, num_bytes: int | None = None) -> R
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         got = f"no space left on the device ({shutil.disk_usage(parent).free:,} bytes free)"
-        fix = "free some space, then give the same command with --resume; what was finished is kept"
+        fix = FREE_AND_RESUME
     else:
-        got, fix = f"{type(error).__name__}: {error.strerror}", "check the folder and its permissions, then resume"
+        got, fix = f"{type(error).__name__}: {error.strerror}", CHECK_AND_RESUME
     return RunFailure(expected=f"{size} to write", got=got, where=str(path), fix=fix)
 
 

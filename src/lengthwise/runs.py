@@ -17,9 +17,11 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,11 +42,13 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader or a crash sees the old or the new content, never a mixture.
 
     Raises:
+        InputError: where `path` is something else than a file, which a rename would remove.
         RunFailure: where the device is full or the folder cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
@@ -54,6 +58,33 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise write_failure(error, path, len(data)) from error
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to put a file where a folder, a device or a pipe is: a rename would take its place without a word.
+
+    Raises:
+        InputError: where `path` is there and is no regular file.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(
+            expected="the name of a file, new or to be replaced",
+            got="a folder" if path.is_dir() else "a device, pipe or socket of that name",
+            where=str(path),
+            fix="give the name of a file",
+        )
+
+
+@contextmanager
+def usual_mode(path: Path) -> Iterator[None]:
+    """Give a file that the block writes the permissions of any new file here, which the user's umask decides.
+
+    safetensors writes beside the file and renames, and what it leaves is readable by its owner alone.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    yield
+    path.chmod(mode)
 
 
 def write_failure(error: OSError, path: Path, num_bytes: int | None = None) -> RunFailure:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from lengthwise.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lengthwise.distributed import World
 from lengthwise.errors import InputError, RunFailure
-from lengthwise.runs import write_failure
+from lengthwise.runs import usual_mode, write_failure
 
 _NAME = re.compile(r"step-(\d{8})")
 _KEEP = 2
@@ -181,7 +181,8 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 def _save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(plain, path, metadata={"facts": json.dumps(facts, sort_keys=True)})
+        with usual_mode(path):
+            save_file(plain, path, metadata={"facts": json.dumps(facts, sort_keys=True)})
     except SafetensorError as error:
         # The library reports a full disk in its own type, with the system's words inside.
         full = "No space left" in str(error) or "os error 28" in str(error)

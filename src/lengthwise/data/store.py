@@ -106,6 +106,11 @@ class TokenStore:
         return str(self.header["fingerprint"])
 
     @property
+    def num_undecodable_files(self) -> int:
+        """Files of the corpus that were left out because they are not UTF-8."""
+        return int(self.header["source"].get("num_undecodable_files", 0))
+
+    @property
     def tokenizer_fingerprint(self) -> str:
         """`Tokenizer.fingerprint` of the tokenizer that made the ids."""
         return str(self.header["tokenizer"]["fingerprint"])

@@ -26,12 +26,14 @@ class Sequences:
         documents: document of each sequence.
         token_bytes: bytes per token id; None where the tokenizer is not known.
         corpus: fingerprint of the token store; None for sequences given directly.
+        num_undecodable_files: files of the corpus that were left out, as they are not UTF-8.
     """
 
     tokens: Integer[np.ndarray, "n T1"]
     documents: Int[np.ndarray, " n"]
     token_bytes: Int[np.ndarray, " vocab"] | None
     corpus: str | None
+    num_undecodable_files: int | None = None
 
     def hashes(self) -> dict[str, str]:
         """What identifies the text: of the sequences themselves, and of the corpus they come from."""
@@ -65,7 +67,13 @@ def sample(config: MeasureConfig, model: Checkpoint | OpenedModel, *, progress: 
         config.seed,
         windows_per_document=config.windows_per_document,
     )
-    return Sequences(narrow(tokens), documents, tokenizer.token_bytes(), validation.fingerprint)
+    return Sequences(
+        narrow(tokens),
+        documents,
+        tokenizer.token_bytes(),
+        validation.fingerprint,
+        validation.num_undecodable_files,
+    )
 
 
 def given(

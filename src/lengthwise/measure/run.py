@@ -106,7 +106,7 @@ def measure(
             fix="choose another --out, or restore the corpus",
         )
     _note_model(run, opened)
-    run.update_manifest(backend=backend_of(opened, device))
+    run.update_manifest(backend=backend_of(opened, device), num_undecodable_files=text.num_undecodable_files)
     plan = _Plan.make(resolved, text, opened)
     try:
         with _attention_budget(opened.model, resolved.attention_budget):

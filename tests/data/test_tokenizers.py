@@ -3,11 +3,14 @@
 import json
 import lzma
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.spelling import KINDS, write_tokenizer
 
 from lengthwise.data import ByteTokenizer, CopyTokenizer, HFTokenizer, load_tokenizer
+from lengthwise.data.tokenizers import spells_bytes
 from lengthwise.errors import InputError
 
 HARD_TEXTS = [
@@ -109,6 +112,22 @@ def test_byte_counts_of_a_sentencepiece_like_vocabulary(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(backend.to_str(), encoding="utf-8")
     assert HFTokenizer(path).token_bytes().tolist() == [5, 4, 3, 2, 1, 1]
+
+
+TEXT = "def read(self):\n    return self.buffer[0]  # the cat sat on the mat\n" * 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_that_do_not_spell_the_text_are_known_as_such(tmp_path: Path, kind: Any) -> None:
+    tokenizer = HFTokenizer(write_tokenizer(tmp_path, kind, [TEXT]))
+    assert int(tokenizer.token_bytes()[tokenizer.encode(TEXT)].sum()) != len(TEXT)  # why bits per byte were wrong
+    assert not spells_bytes(tokenizer)
+
+
+def test_tokens_that_spell_the_text(bpe_file: Path) -> None:
+    assert spells_bytes(ByteTokenizer())
+    assert spells_bytes(CopyTokenizer())
+    assert spells_bytes(HFTokenizer(bpe_file))
 
 
 def test_load_tokenizer_finds_files_folders_and_bytes(bpe_file: Path) -> None:

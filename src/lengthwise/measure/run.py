@@ -95,6 +95,8 @@ def measure(
         check_memory(opened, resolved.length)
     if text.token_bytes is not None:
         check_token_bytes(text.token_bytes, text.tokens)
+    if text.no_bytes is not None:
+        skipped = {**skipped, "bits per byte": text.no_bytes}
     attention = plan_attention(resolved, opened)
     hashes = text.hashes()
     run = RunFolder.create(out, "measure", resolved.to_dict(), resume=resume, data_hashes=hashes)

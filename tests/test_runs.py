@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lengthwise.errors import InputError, RunFailure, near_matches
-from lengthwise.runs import RunFolder, atomic_write_bytes, atomic_write_json, check_new_folder
+from lengthwise.runs import RunFolder, atomic_write_bytes, atomic_write_json, check_new_folder, usual_mode
 from lengthwise.seeds import derive_seed
 from tests.helpers import fill_disk
 
@@ -119,6 +119,42 @@ def test_on_a_full_device_the_first_failure_is_told(tmp_path: Path, monkeypatch:
     assert raised.value.where == str(run.path / "metrics.jsonl")
     assert RunFolder.open(run.path).manifest["status"] == "running"  # that, too, could not be written
     assert RunFolder.open(run.path).read_metrics() == [{"step": 1}]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a pipe"])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "target"
+    if kind == "folder":
+        target.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(target)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        target.symlink_to("pipe")
+    before = sorted(tmp_path.iterdir()), target.lstat().st_ino
+    with pytest.raises(InputError) as caught:
+        atomic_write_bytes(target, b"new")
+    assert caught.value.expected == "the name of a file, new or to be replaced"
+    assert caught.value.got == ("a folder" if kind == "folder" else "a device, pipe or socket of that name")
+    assert caught.value.where == str(target)
+    assert caught.value.fix == "give the name of a file"
+    assert (sorted(tmp_path.iterdir()), target.lstat().st_ino) == before
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_files_get_the_mode_that_the_umask_gives(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        atomic_write_bytes(tmp_path / "file", b"")
+        with usual_mode(tmp_path / "made"):
+            (tmp_path / "made").unlink()
+            os.close(os.open(tmp_path / "made", os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "file": 0o666 & ~umask,
+        "made": 0o666 & ~umask,
+    }
 
 
 def test_errors_have_four_parts_and_survive_pickling() -> None:

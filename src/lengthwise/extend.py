@@ -242,6 +242,7 @@ def _extend(config: ExtendConfig, run: RunFolder, checkpoint: Checkpoint, progre
     # One set of sequences for all three: a difference between them can only come from the weights.
     first = config.measure_config(config.model, "before")
     text = sample(first.resolved(config.context_length), checkpoint, progress=progress)
+    run.update_manifest(num_undecodable_files=text.num_undecodable_files)
 
     def measured(name: str, model: str, loaded: Checkpoint) -> dict[str, Any]:
         settings = config.measure_config(model, name)

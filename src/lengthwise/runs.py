@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 KINDS = ("train", "measure", "extend", "demo", "eval")
+FREE_AND_RESUME = "free some space, then give the same command with --resume; what was finished is kept"
+CHECK_AND_RESUME = "check the folder and its permissions, then resume"
 _PACKAGES = ("lengthwise", "torch", "numpy", "safetensors", "tokenizers", "transformers")
 
 
@@ -39,11 +42,13 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader or a crash sees the old or the new content, never a mixture.
 
     Raises:
+        InputError: where `path` is something else than a file, which a rename would remove.
         RunFailure: where the device is full or the folder cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
@@ -87,15 +92,42 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def check_replaceable(path: Path) -> None:
+    """Refuse to put a file where a folder, a device or a pipe is: a rename would take its place without a word.
+
+    Raises:
+        InputError: where `path` is there and is no regular file.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(
+            expected="the name of a file, new or to be replaced",
+            got="a folder" if path.is_dir() else "a device, pipe or socket of that name",
+            where=str(path),
+            fix="give the name of a file",
+        )
+
+
+@contextmanager
+def usual_mode(path: Path) -> Iterator[None]:
+    """Give a file that the block writes the permissions of any new file here, which the user's umask decides.
+
+    safetensors writes beside the file and renames, and what it leaves is readable by its owner alone.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    yield
+    path.chmod(mode)
+
+
 def write_failure(error: OSError, path: Path, num_bytes: int | None = None) -> RunFailure:
     """The four-part form of a failed write."""
     size = "room" if num_bytes is None else f"{num_bytes:,} bytes of room"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         got = f"no space left on the device ({shutil.disk_usage(parent).free:,} bytes free)"
-        fix = "free some space, then give the same command with --resume; what was finished is kept"
+        fix = FREE_AND_RESUME
     else:
-        got, fix = f"{type(error).__name__}: {error.strerror}", "check the folder and its permissions, then resume"
+        got, fix = f"{type(error).__name__}: {error.strerror}", CHECK_AND_RESUME
     return RunFailure(expected=f"{size} to write", got=got, where=str(path), fix=fix)
 
 

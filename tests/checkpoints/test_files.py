@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,6 +195,28 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(RunFailure, match="no space left on the device"):
         save_checkpoint(folder, loaded)
     assert sorted((path.name, path.read_bytes()) for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_weights_are_as_readable_as_any_other_file(pickled: bool, tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", LAYOUT, LAYOUT.tensors(), pickled=pickled)
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "out", load_checkpoint(tmp_path / "in"))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert modes["pytorch_model.bin" if pickled else "model.safetensors"] == 0o640
+    assert set(modes.values()) == {0o640}
+
+
+def test_weights_do_not_take_the_place_of_a_pipe(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", LAYOUT, LAYOUT.tensors())
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "model.safetensors")
+    with pytest.raises(InputError, match=r"got a device, pipe or socket of that name; in .*model\.safetensors"):
+        save_checkpoint(tmp_path / "out", load_checkpoint(tmp_path / "in"))
+    assert (tmp_path / "out" / "model.safetensors").is_fifo()
 
 
 def test_another_format_can_be_asked_for(tmp_path: Path) -> None:

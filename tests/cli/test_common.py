@@ -1,6 +1,7 @@
 """Reading options and printing results."""
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,3 +177,32 @@ def test_a_verb_without_a_model(lengthwise, tmp_path: Path, verb: str, purpose: 
     assert done.code == 2
     assert done.part("expected") == f"a model to {purpose}"
     assert done.part("got") == "no MODEL, and none in settings.json"
+
+
+@pytest.mark.parametrize("verb", ["measure", "train", "extend"])
+def test_files_that_are_not_utf8_are_told_once(lengthwise, verb: str, tiny_model: Path, corpus: Path, recipe) -> None:
+    folder = Path("corpus")
+    shutil.copytree(corpus, folder)
+    for index in range(6):
+        (folder / f"latin-{index}.txt").write_bytes(b"na\xefve")
+    quick = ["--data", folder, "--length", 128, "--num-sequences", 2, "--metrics", "perplexity"]
+    words = {
+        "measure": ["measure", tiny_model, *quick],
+        "train": ["train", recipe(data=str(folder))],
+        "extend": ["extend", tiny_model, *quick, "--steps", 2, "--batch-size", 2],
+    }[verb]
+    told = "! 6 files of the corpus left out: not UTF-8."
+    done = lengthwise(*words, "--out", "run")
+    assert done.code == 0, done.err
+    assert done.out.count(told) == 1
+    assert told not in done.err
+    assert json.loads(Path("run/manifest.json").read_text())["num_undecodable_files"] == 6
+    resumed = lengthwise(*words, "--out", "run", "--resume", "--json")
+    assert resumed.json["run"] == "run"  # nothing but JSON on stdout
+    assert resumed.err.count(told) == 1
+    for latin in folder.glob("latin-*"):
+        latin.unlink()
+    other = lengthwise(*words, "--out", "other")
+    assert other.code == 0
+    assert "left out" not in other.out + other.err
+    assert json.loads(Path("other/manifest.json").read_text())["num_undecodable_files"] == 0

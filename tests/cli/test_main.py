@@ -96,6 +96,15 @@ def test_full_disk(verb, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--resume" in text
 
 
+def test_full_disk_of_a_verb_that_does_not_resume(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = type(sys)("lengthwise.cli.models")
+    module.main = raising(OSError(errno.ENOSPC, "No space left on device", "a"))
+    monkeypatch.setitem(sys.modules, "lengthwise.cli.models", module)
+    assert cli.main(["models"]) == 1
+    text = capsys.readouterr().err
+    assert "try       free some space, then give the same command again\n" in text
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [(FileNotFoundError(errno.ENOENT, "gone", "a"), 2), (PermissionError(errno.EACCES, "no", "a"), 1)],

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,18 @@ def test_a_run_leaves_manifest_metrics_two_checkpoints_and_a_model(
     assert model.extra["pre_training"]["intervention"]["kind"] == "state-passing"
     assert model.extra["pre_training"]["tokens"] == 11 * 8 * 16
     assert "train (state-passing) 11/11 loss" in capsys.readouterr().err
+
+
+def test_files_of_a_run_get_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path / "store")
+    before = os.umask(0o027)
+    try:
+        train(tiny_config("state-passing", steps=2), tmp_path / "run", store=store, progress=False)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {"optimizer.safetensors", "rank-0000.safetensors", "model.safetensors"} <= {path.name for path in files}
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: "0o640" for path in files}
 
 
 def test_a_metrics_line_holds_the_mean_loss_of_its_steps(tmp_path: Path) -> None:

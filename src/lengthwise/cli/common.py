@@ -272,6 +272,23 @@ def stored_config(path: Path, kind: str) -> dict[str, Any]:
     return values
 
 
+def print_left_out(run: str | Path) -> None:
+    """Say that a run read fewer files than its corpus has, where that is so.
+
+    Not for the standard library: its few files in other encodings are tests of these encodings.
+
+    Args:
+        run: a folder of a measure, extend or train run.
+    """
+    from lengthwise.runs import RunFolder
+
+    manifest = RunFolder.open(run).manifest
+    count = manifest.get("num_undecodable_files")
+    if count and manifest["config"].get("data") != "python":
+        files = "1 file" if count == 1 else f"{count:,} files"
+        print(f"! {files} of the corpus left out: not UTF-8. `iconv -f latin1 -t utf-8` converts one, for example.")
+
+
 @contextlib.contextmanager
 def output_for(json_wanted: bool) -> Iterator[Callable[[object], None]]:
     """Keep stdout for the result: inside the block everything printed goes to stderr when `json_wanted`.

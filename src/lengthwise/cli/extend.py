@@ -21,6 +21,7 @@ from lengthwise.cli.common import (
     output_for,
     parse,
     print_facts,
+    print_left_out,
     read_settings,
 )
 from lengthwise.extend import ExtendConfig
@@ -111,6 +112,7 @@ def main(arguments: Sequence[str]) -> int:
         from lengthwise.extend import extend
 
         comparison = extend(config, out, resume=options.resume)
+        print_left_out(out)
         emit({"run": str(out), **comparison}) if options.json else print_comparison(out)
     return 0
 

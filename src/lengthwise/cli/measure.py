@@ -18,6 +18,7 @@ from lengthwise.cli.common import (
     output_for,
     parse,
     print_facts,
+    print_left_out,
     print_table,
     read_settings,
 )
@@ -118,6 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         from lengthwise.measure import measure
 
         summary = measure(config, out, resume=options.resume)
+        print_left_out(out)
         emit({"run": str(out), **summary}) if options.json else print_summary(str(out), summary)
     return 0
 

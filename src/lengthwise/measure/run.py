@@ -94,6 +94,8 @@ def measure(
         check_memory(opened, resolved.length)
     if text.token_bytes is not None:
         check_token_bytes(text.token_bytes, text.tokens)
+    if text.no_bytes is not None:
+        skipped = {**skipped, "bits per byte": text.no_bytes}
     attention = plan_attention(resolved, opened)
     backend, hashes = opened.backend_on(device), text.hashes()
     run = RunFolder.create(out, "measure", resolved.to_dict(), resume=resume, data_hashes=hashes)
@@ -105,7 +107,7 @@ def measure(
             fix="choose another --out, or restore the corpus",
         )
     _note_model(run, opened)
-    run.update_manifest(backend=backend)
+    run.update_manifest(backend=backend, num_undecodable_files=text.num_undecodable_files)
     plan = Pieces.make(resolved, len(text.tokens), opened.reading)
     with run.noting_failure():
         with _attention_budget(opened.model, resolved.attention_budget):

@@ -107,6 +107,8 @@ def train(
             reader, data_hash = build_reader(config, store, context_length, world), store.fingerprint
         if world.is_main:
             run = _open_run(config, out, data_hash, resume=resume, world=world, device=device, checkpoint=checkpoint)
+            if store is not None:
+                run.update_manifest(num_undecodable_files=store.num_undecodable_files)
         world.barrier()
         if not world.is_main:
             run = RunFolder.open(out)

@@ -13,7 +13,7 @@ import lengthwise
 ROOT = Path(lengthwise.__file__).parent
 LINES = (
     "errors",
-    "distributed hub paths seeds shapes runs devices",
+    "distributed hub paths progress seeds shapes runs devices units",
     "native state",
     "ops",
     "layers",

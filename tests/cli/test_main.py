@@ -106,7 +106,14 @@ def test_operating_system_errors_name_the_file(verb, capsys, error: OSError, cod
     assert "in        a\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: tried 9 GB")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: not enough memory: tried 9 GB"),
+        RuntimeError("Out of memory on the device"),
+    ],
+)
 def test_out_of_memory_says_what_to_make_smaller(verb, capsys, error: Exception) -> None:
     verb(raising(error))
     assert cli.main(["measure"]) == 1

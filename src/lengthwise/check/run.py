@@ -21,8 +21,9 @@ from lengthwise.check.properties import run_all
 from lengthwise.check.script import Origin, make_script
 from lengthwise.devices import choose_device
 from lengthwise.engines import opening, tiny
+from lengthwise.engines.base import evaluating
 from lengthwise.engines.hf import HFModel
-from lengthwise.engines.probe import EXACT_PARAMETERS, evaluating
+from lengthwise.engines.probe import EXACT_PARAMETERS
 from lengthwise.errors import InputError, RunFailure
 from lengthwise.runs import RunFolder, atomic_write_bytes, check_new_folder
 
@@ -99,7 +100,7 @@ def check(
 def _checked(config: CheckConfig, progress: Progress | None, script: bool) -> CheckResult:
     subject = open_subject(config)
     foreign = isinstance(subject.model, HFModel)
-    with opening.quiet() if foreign else nullcontext(), evaluating(subject.model):
+    with opening.quiet() if foreign else nullcontext(), evaluating(subject.model), torch.no_grad():
         case = _case(subject, config)
         findings = []
         for finding in run_all(case):

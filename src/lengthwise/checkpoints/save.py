@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lengthwise.checkpoints.checkpoint import Checkpoint, Stored
 from lengthwise.checkpoints.express import Expression, express, format_named, natural
-from lengthwise.checkpoints.formats import Format
 from lengthwise.checkpoints.locate import CONFIG, SIDE_FILES
 from lengthwise.checkpoints.weights import PICKLE, SAFETENSORS, Container, write_weights
 from lengthwise.errors import InputError, RunFailure
@@ -50,7 +49,7 @@ def save_checkpoint(
     tensors = {name: tensor.to(kinds[name]) for name, tensor in tensors.items()}
     if stored is not None:
         tensors.update(stored.buffers)
-    container, files, index = _layout(tensors, stored, expression.form)
+    container, files, index = _layout(tensors, stored)
     write_weights(path, tensors, files, container, index)
     _copy_side_files(path, checkpoint)
     atomic_write_bytes(path / CONFIG, _config(checkpoint, expression, kinds))
@@ -138,9 +137,7 @@ def _holds(dtype: torch.dtype, tensor: Tensor) -> bool:
     return torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
 
 
-def _layout(
-    tensors: Mapping[str, Tensor], stored: Stored | None, form: Format
-) -> tuple[Container, dict[str, str], str | None]:
+def _layout(tensors: Mapping[str, Tensor], stored: Stored | None) -> tuple[Container, dict[str, str], str | None]:
     """Container, file of each tensor, and name of the index: those it came in, or one safetensors file."""
     if stored is not None and tensors.keys() <= stored.files.keys():
         return stored.container, {name: stored.files[name] for name in tensors}, stored.index

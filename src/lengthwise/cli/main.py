@@ -109,7 +109,9 @@ def explain(error: Exception) -> LengthwiseError:
         return error
     if isinstance(error, OSError):
         return _explain_os_error(error)
-    if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
+    from lengthwise.engines.base import is_out_of_memory  # needs numpy, which help does not
+
+    if is_out_of_memory(error):
         return RunFailure(
             expected="enough memory for the run",
             got=" ".join(str(error).split())[:200] or "no memory left",

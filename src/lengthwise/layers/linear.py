@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from lengthwise.native import Backend, Team, load, resolve_backend, team
+from lengthwise.native import Backend, Team, load, team, usable
 from lengthwise.shapes import Float, Tensor
 
 FEWEST_ROWS = 64
@@ -57,10 +57,9 @@ def _runs_native(x: Tensor, weight: Tensor, bias: Tensor | None, backend: Backen
     return (
         exact
         and x.numel() >= FEWEST_ROWS * x.shape[-1] > 0
-        and resolve_backend(backend, x.device) == "native"
         and not torch.is_autocast_enabled("cpu")
         and platform.machine() in ("x86_64", "AMD64")
-        and _library() is not None
+        and usable(backend, x.device, x.dtype, _library)
     )
 
 

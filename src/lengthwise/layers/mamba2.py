@@ -14,7 +14,7 @@ from lengthwise.layers.base import Mixer, Place
 from lengthwise.layers.configs import Mamba2Config
 from lengthwise.layers.linear import Linear
 from lengthwise.layers.norms import GatedRMSNorm
-from lengthwise.native import resolve_backend
+from lengthwise.native import usable
 from lengthwise.ops.conv.depthwise import extend, last_inputs
 from lengthwise.ops.padding import real_tokens
 from lengthwise.shapes import Float, Int, Tensor
@@ -103,6 +103,8 @@ class Mamba2(Mixer):
         Returns:
             Outputs, and the state after the last real token of each row.
         """
+        if state is not None:
+            self.check_state(state, len(u))
         projected = self.in_proj(u)
         real = None if lengths is None else real_tokens(lengths, u.shape[1])
         parameters = self.inner_parameters(exact := torch.promote_types(projected.dtype, torch.float32))
@@ -116,7 +118,7 @@ class Mamba2(Mixer):
     def runs_native(self, values: Tensor) -> bool:
         """Whether the work on such numbers is done by the kernels in C."""
         exact = torch.promote_types(values.dtype, torch.float32)
-        return resolve_backend(self.backend, values.device, exact) == "native" and library() is not None
+        return usable(self.backend, values.device, exact, library)
 
     def inner_parameters(self, dtype: torch.dtype) -> Parameters:
         """What the work between the projections needs of the parameters, in the dtype of its arithmetic."""

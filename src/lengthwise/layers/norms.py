@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from lengthwise.native import Backend, Team, load, resolve_backend, team
+from lengthwise.native import Backend, Team, load, team, usable
 from lengthwise.shapes import Float, Tensor
 
 
@@ -31,7 +31,7 @@ def rms_norm(
 
     The result has the dtype of `x`. The gradient cannot be differentiated again.
     """
-    if resolve_backend(backend, x.device, x.dtype) == "native" and x.numel() and _library() is not None:
+    if usable(backend, x.device, x.dtype, _library) and x.numel():
         exact = x if x.dtype in (torch.float32, torch.bfloat16) else x.float()
         out: Tensor = _NativeRMSNorm.apply(exact.contiguous(), weight, eps, groups)  # type: ignore[no-untyped-call]
         return out.to(x.dtype)

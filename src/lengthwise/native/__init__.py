@@ -9,8 +9,8 @@ Where there is no C compiler, or `LENGTHWISE_BACKEND=torch` is set, every op run
 to rounding, more slowly. Runs record which it was.
 """
 
-from lengthwise.native.backend import Backend, resolve_backend
+from lengthwise.native.backend import Backend, resolve_backend, usable
 from lengthwise.native.compiler import load
 from lengthwise.native.threads import Team, parallel, team
 
-__all__ = ["Backend", "Team", "load", "parallel", "resolve_backend", "team"]
+__all__ = ["Backend", "Team", "load", "parallel", "resolve_backend", "team", "usable"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -56,3 +58,29 @@ def resolve_backend(
             fix="install gcc or clang, or use backend auto or torch",
         )
     return "torch"
+
+
+def usable(
+    requested: Backend, device: torch.device, dtype: torch.dtype, library: Callable[[], ctypes.CDLL | None]
+) -> bool:
+    """Whether a kernel in C does the work; torch does it otherwise.
+
+    Args:
+        requested, device, dtype: see `resolve_backend`.
+        library: gives the compiled kernel, None where its file does not compile; asked only where one could run.
+
+    Raises:
+        InputError: where "native" was asked for and cannot run.
+    """
+    if resolve_backend(requested, device, dtype) != "native":
+        return False
+    if library() is not None:
+        return True
+    if requested == "native":
+        raise InputError(
+            expected="a kernel that compiles, for the native backend",
+            got="a C compiler that fails for it",
+            where=f"backend, {library.__module__}",
+            fix="see the warning with the compiler's words, or use backend auto or torch",
+        )
+    return False

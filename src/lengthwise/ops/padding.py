@@ -34,8 +34,17 @@ def check_lengths(lengths: Int[Tensor, " B"], batch: int, time: int) -> None:
         )
 
 
+def check_padding(padding: str) -> None:
+    """Raise InputError unless `padding` is a side."""
+    if padding not in ("right", "left"):
+        raise InputError(
+            expected='"right" or "left"', got=repr(padding), where="padding", fix="name the side that the padding is on"
+        )
+
+
 def real_tokens(lengths: Int[Tensor, " B"], time: int, padding: Padding = "right") -> Bool[Tensor, "B T"]:
     """True at real tokens."""
+    check_padding(padding)
     position = torch.arange(time, device=lengths.device)
     if padding == "left":
         position = time - 1 - position
@@ -48,6 +57,7 @@ def swap_side(x: Tensor, lengths: Int[Tensor, " B"], padding: Padding) -> Tensor
     From "left" the real tokens move to the front; from "right" they move to the end. Padding wraps around, so the
     second call with the other side undoes the first.
     """
+    check_padding(padding)
     time = x.shape[1]
     shift = time - lengths
     offset = shift if padding == "left" else -shift

@@ -8,7 +8,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from lengthwise.errors import InputError
-from lengthwise.native import Backend, resolve_backend
+from lengthwise.native import Backend, usable
 from lengthwise.ops._vector_decay import native
 from lengthwise.ops._vector_decay.halving import Saved, chunk_backward, chunk_forward, from_chunks, to_chunks
 from lengthwise.ops.padding import Padding, check_lengths, real_tokens
@@ -51,7 +51,7 @@ def vector_decay(
     if time == 0:
         empty = v.new_zeros(batch, heads, keys, v.shape[-1], dtype=exact)
         return v, empty if initial_state is None else initial_state
-    if resolve_backend(backend, q.device, exact) == "native" and native.library() is not None:
+    if usable(backend, q.device, exact, native.library):
         return _Native.apply(q, k, v, log_decay, u, initial_state, scale)  # type: ignore[no-untyped-call]
     chunk = min(_power_of_two(chunk_size), _power_of_two(time))
     whole = time - time % chunk

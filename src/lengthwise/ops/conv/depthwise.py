@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from lengthwise.errors import InputError
-from lengthwise.native import Backend, resolve_backend
+from lengthwise.native import Backend, usable
 from lengthwise.ops.conv.native import conv_native, library
 from lengthwise.ops.padding import Padding, check_lengths, swap_side
 from lengthwise.shapes import Float, Int, Tensor
@@ -51,7 +51,7 @@ def causal_conv(
         the next piece's buffer. Outputs at padding have no meaning. The gradient cannot be differentiated again.
 
     Raises:
-        InputError: where a shape, a length or the activation does not fit.
+        InputError: where a shape, a length or the activation does not fit, or the backend cannot run.
     """
     batch, time, _ = x.shape
     _check(x, weight, initial_state, activation)
@@ -60,7 +60,7 @@ def causal_conv(
         if padding == "left":
             x = swap_side(x, lengths, "left")
     before = weight.shape[1] - 1
-    if x.numel() and resolve_backend(backend, x.device, x.dtype) == "native" and library() is not None:
+    if x.numel() and usable(backend, x.device, x.dtype, library):
         y = conv_native(x, weight, bias, initial_state, activation == "silu")
         enough = lengths is None and time >= before
         final_state = last_inputs(x if enough else extend(x, initial_state, before), before, lengths)

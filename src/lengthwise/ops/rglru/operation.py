@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from lengthwise.errors import InputError
-from lengthwise.native import Backend, resolve_backend
+from lengthwise.native import Backend, usable
 from lengthwise.ops.padding import Padding, check_lengths, real_tokens, swap_side
 from lengthwise.ops.rglru import native
 from lengthwise.shapes import Bool, Float, Int, Tensor
@@ -71,7 +71,7 @@ def rglru(
     batch, time, width = x.shape
     _check(x, input_gate, recurrence_gate, Lambda, initial_state, reset)
     exact = torch.promote_types(x.dtype, torch.float32)
-    form = resolve_backend(backend, x.device, exact)
+    function = _Native if usable(backend, x.device, exact, native.library) else _Torch
     if lengths is not None:
         check_lengths(lengths, batch, time)
         if padding == "left":
@@ -81,7 +81,6 @@ def rglru(
         return x, x.new_zeros(batch, width, dtype=exact) if initial_state is None else initial_state.to(exact)
     rate = -8 * F.softplus(Lambda.to(exact))
     state = None if initial_state is None else initial_state.to(exact)
-    function = _Native if form == "native" and native.library() is not None else _Torch
     y, final_state = function.apply(x, input_gate, recurrence_gate, rate, state, reset, lengths)  # type: ignore[no-untyped-call]
     if lengths is not None and padding == "left":
         y = swap_side(y, lengths, "right")

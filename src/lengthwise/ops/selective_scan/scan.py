@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from lengthwise.errors import InputError
-from lengthwise.native import Backend, resolve_backend
+from lengthwise.native import Backend, usable
 from lengthwise.ops.padding import Padding, check_lengths, real_tokens
 from lengthwise.ops.selective_scan.chunked import chunked_scan
 from lengthwise.ops.selective_scan.native import library, native_scan
@@ -62,7 +62,7 @@ def selective_scan(
     _check(x, dt, A, B, C, D, initial_state, dt_bias, z, chunk_size)
     if lengths is not None:
         check_lengths(lengths, batch, time)
-    form = resolve_backend(backend, x.device, x.dtype)
+    native = usable(backend, x.device, x.dtype, library)
     exact = torch.promote_types(x.dtype, torch.float32)
     dtype, tensors = x.dtype, (x, dt, A, B, C, D, initial_state, dt_bias, z)
     x, dt, A, B, C, D, initial_state, dt_bias, z = (None if t is None else t.to(exact) for t in tensors)  # type: ignore[assignment]
@@ -70,7 +70,7 @@ def selective_scan(
         return x.to(dtype), x.new_zeros(batch, *A.shape) if initial_state is None else initial_state
     # Inside a node of the graph, torch does not say whether gradients are wanted at all.
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    if form == "native" and library() is not None:
+    if native:
         real = _real_span(lengths, batch, time, padding)
         y, final_state = native_scan(x, dt, A, B, C, D, initial_state, dt_bias, z, real, chunk_size, save)
         return y.to(dtype), final_state

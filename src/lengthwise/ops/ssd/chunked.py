@@ -10,7 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from lengthwise.errors import InputError
-from lengthwise.native import Backend, resolve_backend
+from lengthwise.native import Backend, usable
 from lengthwise.ops.padding import Padding, check_lengths, real_tokens
 from lengthwise.ops.ssd._chunks import Saved, chunk_backward, chunk_forward, from_chunks, to_chunks
 from lengthwise.ops.ssd.native import library, ssd_native
@@ -56,7 +56,7 @@ def ssd(
         `initial_state` included, and out of both results. Outputs at padding have no meaning.
 
     Raises:
-        InputError: where a shape, a length or the chunk size does not fit.
+        InputError: where a shape, a length or the chunk size does not fit, or the backend cannot run.
     """
     batch, time, heads, width = x.shape
     state_size = B.shape[3]
@@ -73,7 +73,7 @@ def ssd(
     A = A.to(exact)
     D = None if D is None else D.to(exact)
     initial_state = None if initial_state is None else initial_state.to(exact)
-    if resolve_backend(backend, x.device, exact) == "native" and library() is not None:
+    if usable(backend, x.device, exact, library):
         return ssd_native(x, dt, A, B, C, D, initial_state, chunk_size)
     chunk = min(chunk_size, time)
     whole = time - time % chunk

@@ -13,7 +13,7 @@ import lengthwise
 ROOT = Path(lengthwise.__file__).parent
 LINES = (
     "errors",
-    "distributed hub paths progress seeds shapes runs devices units",
+    "distributed hub paths progress seeds settings shapes runs devices units",
     "native state",
     "ops",
     "layers",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from lengthwise.errors import InputError, check_settings, near_matches
+from lengthwise.settings import check_types
 
 InterventionKind = Literal["zero", "random-noise", "fitted-noise", "state-passing", "tbtt"]
 
@@ -64,6 +65,7 @@ class InterventionConfig:
                 where="InterventionConfig.kind",
                 fix=near_matches(str(self.kind), KINDS),
             )
+        check_types(self)
         known = _OPTIONS[self.kind]
         for field in fields(self):
             if field.name == "kind":

@@ -25,6 +25,7 @@ from lengthwise.checkpoints import Checkpoint, replace_checkpoint
 from lengthwise.data.store import TokenStore
 from lengthwise.devices import choose_device
 from lengthwise.distributed import World, world_from_environment
+from lengthwise.errors import InputError
 from lengthwise.interventions.base import Intervention
 from lengthwise.interventions.build import build_intervention
 from lengthwise.runs import RunFolder
@@ -137,7 +138,16 @@ def _open_run(
     device: torch.device,
     checkpoint: Checkpoint,
 ) -> RunFolder:
-    run = RunFolder.create(out, "train", config.to_dict(), resume=resume, data_hashes={"train": data_hash})
+    hashes = {"train": data_hash}
+    run = RunFolder.create(out, "train", config.to_dict(), resume=resume, data_hashes=hashes)
+    if run.manifest.get("data_hashes") != hashes:
+        rows = f"other rows from the same {'tasks' if config.tasks else 'corpus'}"
+        raise InputError(
+            expected="the training data that this run began with",
+            got=f"{rows}, {config.source}, which {'have' if config.tasks else 'has'} changed",
+            where=str(run.path),
+            fix="choose another --out, or restore the data",
+        )
     setting = {"threads": torch.get_num_threads(), "world_size": world.size, "device": device.type}
     before = run.manifest.get("setting")
     if before is None:

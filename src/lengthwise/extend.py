@@ -218,10 +218,13 @@ def extend(
         KeyboardInterrupt: after Ctrl-C; the message says how to go on.
     """
     from lengthwise.checkpoints import load_checkpoint
+    from lengthwise.devices import choose_device
+    from lengthwise.native import resolve_backend
 
     out = Path(out)
     checkpoint = load_checkpoint(config.model)
     config = config.resolved(checkpoint)
+    resolve_backend("auto", choose_device(config.device))  # refuses a wrong one before there is a folder
     run = RunFolder.create(out, kind, config.to_dict(), resume=resume)
     with run.noting_failure():
         comparison = _extend(config, run, checkpoint, progress)

@@ -91,6 +91,7 @@ def train(
     if resume and (finished := _finished(config, out)) is not None:
         return finished
     device = choose_device(config.device)
+    backend = resolve_backend("auto", device)  # refused here, before there is a folder
     with world_from_environment(device) as world:
         checkpoint = starting_point(config)
         tokenizer = checkpoint_tokenizer(checkpoint)
@@ -108,7 +109,8 @@ def train(
                 store.check_tokenizer(tokenizer)
             reader, data_hash = build_reader(config, store, context_length, world), store.fingerprint
         if world.is_main:
-            run = _open_run(config, out, data_hash, resume=resume, world=world, device=device, checkpoint=checkpoint)
+            facts = {"parameters": checkpoint.model.num_parameters(), "backend": backend}
+            run = _open_run(config, out, data_hash, facts, resume=resume, world=world, device=device)
         world.barrier()
         if not world.is_main:
             run = RunFolder.open(out)
@@ -131,11 +133,11 @@ def _open_run(
     config: TrainConfig,
     out: Path,
     data_hash: str,
+    facts: dict[str, Any],
     *,
     resume: bool,
     world: World,
     device: torch.device,
-    checkpoint: Checkpoint,
 ) -> RunFolder:
     hashes = {"train": data_hash}
     run = RunFolder.create(out, "train", config.to_dict(), resume=resume, data_hashes=hashes)
@@ -150,8 +152,7 @@ def _open_run(
     setting = {"threads": torch.get_num_threads(), "world_size": world.size, "device": device.type}
     before = run.manifest.get("setting")
     if before is None:
-        backend = resolve_backend("auto", device)
-        run.update_manifest(setting=setting, parameters=checkpoint.model.num_parameters(), backend=backend)
+        run.update_manifest(setting=setting, **facts)
     elif before != setting:
         changed = ", ".join(f"{k} {before.get(k)} -> {v}" for k, v in setting.items() if before.get(k) != v)
         warnings.warn(
@@ -265,7 +266,7 @@ class _Loop:
             self.saved_step = snapshot.progress.step
         if self.world.is_main:
             last = self.progress.step
-            self.run_folder.truncate_metrics(lambda record: int(record["step"]) <= last)
+            self.run_folder.truncate_metrics(lambda record: _is_up_to(last, record))
         self.world.barrier()
 
     def _finish(self) -> None:
@@ -280,6 +281,12 @@ class _Loop:
             f"interrupted after step {self.progress.step} of {self.config.steps}; saved in "
             f"{snapshot_path(self.run_folder.path, self.progress.step)}; go on with the same command and --resume"
         )
+
+
+def _is_up_to(last: int, record: dict[str, Any]) -> bool:
+    """Whether a line of metrics is of step `last` or before; one that tells no step was not written by a run."""
+    step = record.get("step")
+    return isinstance(step, int) and step <= last
 
 
 @contextmanager

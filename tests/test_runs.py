@@ -78,6 +78,47 @@ def test_unreadable_runs(tmp_path: Path) -> None:
         RunFolder.open(run.path)
 
 
+@pytest.mark.parametrize("line", [b"null", b"{}", b"[]", b"3", b'"a"', b'{"step": "\xff"}', b"\xff\xfe", b"\0\0", b""])
+def test_a_damaged_line_is_left_out(tmp_path: Path, line: bytes) -> None:
+    run = RunFolder.create(tmp_path, "train", {})
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
+    assert run.read_metrics() == [{"step": 1}, {"step": 2}]
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n' + line)
+    assert run.read_metrics() == [{"step": 1}]
+    run.append_metrics({"step": 2})
+    run.truncate_metrics(lambda record: record["step"] < 2)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected", "got"),
+    [
+        ("kind", None, "kind, a word", "kind None"),
+        ("kind", 5, "kind, a word", "kind 5"),
+        ("status", [], "status, a word", "status []"),
+        ("config", "x", "config, an object", "config 'x'"),
+        ("data_hashes", [], "data_hashes, an object", "data_hashes []"),
+    ],
+)
+def test_a_damaged_manifest(tmp_path: Path, name: str, value: object, expected: str, got: str) -> None:
+    run = RunFolder.create(tmp_path, "train", {})
+    for entries in ({**run.manifest, name: value}, {key: run.manifest[key] for key in run.manifest if key != name}):
+        atomic_write_json(tmp_path / "manifest.json", entries)
+        with pytest.raises(InputError) as raised:
+            RunFolder.open(tmp_path)
+        error = raised.value
+        assert error.expected == f"a manifest with {expected}"
+        assert error.got == (got if name in entries else f"no {name}")
+        assert (error.where, error.fix) == (str(tmp_path / "manifest.json"), "restore the file, or repeat the run")
+
+
+@pytest.mark.parametrize("content", [b"null", b"[]", b"3", b"{}", b"\xff", b""])
+def test_a_manifest_that_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"a run folder with a readable manifest\.json"):
+        RunFolder.open(tmp_path)
+
+
 def test_missing_numbers_are_none_never_nan(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         atomic_write_json(tmp_path / "x.json", {"value": float("nan")})

@@ -27,6 +27,7 @@ from lengthwise.errors import InputError, check_settings
 from lengthwise.interventions.config import InterventionConfig
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.runs import RunFolder
+from lengthwise.settings import check_types
 from lengthwise.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class ExtendConfig:
     """Settings of the three measurements by their names in MeasureConfig, e.g. {"length": 4096}."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.intervention.kind == "zero":
             raise InputError(
                 expected="an intervention other than zero, which is the control of every extension",
@@ -218,10 +220,13 @@ def extend(
         KeyboardInterrupt: after Ctrl-C; the message says how to go on.
     """
     from lengthwise.checkpoints import load_checkpoint
+    from lengthwise.devices import choose_device
+    from lengthwise.native import resolve_backend
 
     out = Path(out)
     checkpoint = load_checkpoint(config.model)
     config = config.resolved(checkpoint)
+    resolve_backend("auto", choose_device(config.device))  # refuses a wrong one before there is a folder
     run = RunFolder.create(out, kind, config.to_dict(), resume=resume)
     with run.noting_failure():
         comparison = _extend(config, run, checkpoint, progress)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT_VERSION = 1
+_MANIFEST = {"kind": str, "status": str, "config": dict, "data_hashes": dict}
+"""What every manifest holds, and readers rely on."""
 KINDS = ("train", "measure", "extend", "demo", "eval")
 FREE_AND_RESUME = "free some space, then give the same command with --resume; what was finished is kept"
 CHECK_AND_RESUME = "check the folder and its permissions, then resume"
@@ -265,6 +267,14 @@ class RunFolder:
                 where=str(file),
                 fix="use the version of lengthwise that wrote it, or repeat the run",
             )
+        for name, kind in _MANIFEST.items():
+            if not isinstance(manifest.get(name), kind):
+                raise InputError(
+                    expected=f"a manifest with {name}, {'an object' if kind is dict else 'a word'}",
+                    got=f"{name} {manifest[name]!r}"[:200] if name in manifest else f"no {name}",
+                    where=str(file),
+                    fix="restore the file, or repeat the run",
+                )
         return cls(path, manifest)
 
     def update_manifest(self, **entries: Any) -> None:
@@ -301,7 +311,7 @@ class RunFolder:
         self._append(name, record)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines of `metrics.jsonl`; a line torn by a kill is left out, also where others follow it."""
+        """All whole records of `metrics.jsonl`; a torn or damaged line is left out, also where others follow it."""
         return self._read_lines("metrics.jsonl")
 
     def read_samples(self, name: str = "samples.jsonl") -> list[dict[str, Any]]:
@@ -374,12 +384,14 @@ class RunFolder:
         if not file.exists():
             return []
         records = []
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_bytes().split(b"\n"):
             try:
-                records.append(json.loads(line))
+                record = json.loads(line.decode("utf-8"))
             except ValueError:
                 # Torn by a kill in the middle of a write; what it recorded is repeated on resume.
                 continue
+            if isinstance(record, dict) and record:  # nothing else is ever written
+                records.append(record)
         return records
 
 

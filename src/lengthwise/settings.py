@@ -15,6 +15,8 @@ _WORDS: dict[Any, str] = {
     float: "a number",
     bool: "true or false",
     str: "a text that is not empty",
+    dict: "an object",
+    list: "a list",
     NoneType: "None",
 }
 _SHOWN = 200
@@ -33,12 +35,24 @@ def check_types(record: Any) -> None:
     kind = type(record)
     for name, hint in _hints(kind).items():  # type: ignore[arg-type]  # a class is hashable
         value = getattr(record, name)
-        try:
-            taken = _taken(value, hint)
-        except TypeError:
-            raise _misfit(kind.__name__, name, value, hint) from None
+        taken = checked(name, value, hint, kind.__name__)
         if taken is not value:
             object.__setattr__(record, name, taken)  # records are frozen
+
+
+def checked(name: str, value: Any, hint: Any, where: str) -> Any:
+    """A single value, held against a type in the same way.
+
+    Args:
+        name: for the message.
+        value: anything.
+        hint: a type as `check_types` knows them.
+        where: file or record that the value is of.
+    """
+    try:
+        return _taken(value, hint)
+    except TypeError:
+        raise _misfit(where, name, value, hint) from None
 
 
 @cache
@@ -89,9 +103,12 @@ def _is_number(value: object) -> bool:
     return True
 
 
-def _misfit(record: str, name: str, value: Any, hint: Any) -> InputError:
-    shown = repr(value)
+def _misfit(where: str, name: str, value: Any, hint: Any) -> InputError:
     parts = (hint, *get_args(hint))
+    if get_origin(hint) is tuple and isinstance(value, list | tuple) and get_origin(parts[1]) is Literal:
+        # Of a list of choices, the one that is none is what to speak of.
+        value = next((each for each in value if each not in get_args(parts[1])), value)
+    shown = repr(value)
     choices = [str(choice) for part in parts if get_origin(part) is Literal for choice in get_args(part)]
     fix = f"change {name}"
     if isinstance(value, str) and choices:
@@ -101,7 +118,7 @@ def _misfit(record: str, name: str, value: Any, hint: Any) -> InputError:
     return InputError(
         expected=f"{name}: {_in_words(hint)}",
         got=shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}...",
-        where=record,
+        where=where,
         fix=fix,
     )
 

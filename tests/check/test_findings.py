@@ -126,8 +126,8 @@ def test_gradients_in_words(status: str, words: str) -> None:
     ("settings", "part"),
     [
         ({"length": 23}, "expected a probe of at least 24 tokens; got 23; in CheckConfig.length"),
-        ({"engine": "jax"}, "expected engine among auto, lengthwise, transformers; got 'jax'"),
-        ({"dtype": "int8"}, "expected dtype among"),
+        ({"engine": "jax"}, "expected engine: one of auto, lengthwise, transformers; got 'jax'"),
+        ({"dtype": "int8"}, "expected dtype: one of float32, bfloat16, float16, float64; got 'int8'"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

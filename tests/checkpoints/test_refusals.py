@@ -271,3 +271,36 @@ def test_newer_and_older_fields_mean_the_same(tmp_path: Path) -> None:
     other = load_checkpoint(write_folder(tmp_path / "new", replace(layout, config=new), layout.tensors()))
     assert one.config == other.config
     assert one.context_length == 4096
+
+
+NOTES: list[tuple[Change, str, str]] = [
+    ({"tokenizer": 5}, "tokenizer: a text that is not empty or None", "5"),
+    ({"tokenizer": ""}, "tokenizer: a text that is not empty or None", "''"),
+    ({"extra": []}, "extra: an object or None", "[]"),
+    ({"extra": {"post_training": 5}}, "extra.post_training: a list", "5"),
+    ({"extra": {"pre_training": None}}, "extra.pre_training: an object", "None"),
+    ({"extra": {"pre_training": {"peak_lr": "x"}}}, "extra.pre_training.peak_lr: a number", "'x'"),
+    ({"context_length": "x"}, "context_length: a whole number or None", "'x'"),
+    ({"context_length": 64.5}, "context_length: a whole number or None", "64.5"),
+    ({"context_length": 0}, "context_length: a whole number of at least 1, or None", "0"),
+    ({"details": 5}, "details: an object or None", "5"),
+    ({"details": {"model": 5}}, "details.model: an object", "5"),
+]
+
+
+@pytest.mark.parametrize(("notes", "expected", "got"), NOTES, ids=lambda value: str(value)[:40])
+def test_notes_of_another_type(tmp_path: Path, notes: Change, expected: str, got: str) -> None:
+    folder = folder_of(MAMBA2, tmp_path)
+    with_config(folder, {"lengthwise": notes})
+    with pytest.raises(InputError) as raised:
+        load_checkpoint(folder)
+    error = raised.value
+    assert (error.expected, error.got) == (expected, got)
+    assert error.where == f"lengthwise in {folder / 'config.json'}"
+    assert error.fix.startswith("change ")
+
+
+def test_notes_without_content(tmp_path: Path) -> None:
+    folder = folder_of(MAMBA2, tmp_path)
+    with_config(folder, {"lengthwise": {"tokenizer": None, "extra": None, "context_length": None, "details": None}})
+    assert load_checkpoint(folder).extra == {}

@@ -91,6 +91,40 @@ def test_no_recipe(lengthwise, tmp_path: Path, name: str, text: str, got: str) -
     assert done.part("in") == name
 
 
+@pytest.mark.parametrize(
+    ("text", "got", "line"),
+    [
+        ("import nothing_of_that_name\n", "ModuleNotFoundError: No module named 'nothing_of_that_name'", 1),
+        ("def recipe():\n    return 1 / 0\n", "ZeroDivisionError: division by zero", 2),
+        ("def recipe():\n    return {}['a']\n", "KeyError: 'a'", 2),
+        ("def recipe(size):\n    return size\n", "TypeError: recipe() missing 1 required positional argument", None),
+        ("import json\n\nvalue = json.loads('{')\n", "JSONDecodeError: Expecting property name", 3),
+    ],
+)
+def test_a_recipe_that_fails(lengthwise, tmp_path: Path, text: str, got: str, line: int | None) -> None:
+    (tmp_path / "r.py").write_text(text)
+    done = lengthwise("train", "r.py")
+    assert done.code == 2
+    assert done.part("expected") == "a recipe that runs without an error"
+    assert done.part("got").startswith(got)
+    assert done.part("in") == ("r.py" if line is None else f"r.py, line {line}")
+    assert done.part("try") == "mend the recipe; see recipes/ for examples"
+
+
+def test_what_a_recipe_asks_for_is_refused_as_in_json(lengthwise, tmp_path: Path) -> None:
+    text = "from lengthwise import TrainConfig\n\ndef recipe():\n    return TrainConfig.from_dict({'stepz': 1})\n"
+    (tmp_path / "r.py").write_text(text)
+    done = lengthwise("train", "r.py")
+    assert (done.code, done.part("got"), done.part("in")) == (2, "'stepz'", "TrainConfig")
+
+
+def test_a_value_of_another_type(lengthwise, recipe, unchecked: None) -> None:
+    done = lengthwise("train", recipe(peak_lr="1e-3"), "--dry-run")
+    assert done.code == 2
+    assert (done.part("expected"), done.part("got")) == ("peak_lr: a number", "'1e-3'")
+    assert (done.part("in"), done.part("try")) == ("TrainConfig", "change peak_lr")
+
+
 def test_missing_recipe(lengthwise) -> None:
     done = lengthwise("train", "recipes/none.py")
     assert done.code == 2
@@ -106,6 +140,33 @@ def test_folder_that_holds_another_run(lengthwise, recipe) -> None:
     same = lengthwise("train", recipe(), "--out", "run")
     assert same.code == 2
     assert "add --resume" in same.part("try")
+
+
+def test_damaged_metrics_do_not_stop_a_resumed_run(lengthwise, recipe) -> None:
+    from lengthwise.runs import RunFolder
+
+    assert lengthwise("train", recipe(), "--out", "run").code == 0
+    whole = RunFolder.open("run").read_metrics()
+    with open("run/metrics.jsonl", "a") as file:
+        file.write('null\n{}\n[1]\n{"loss": 1.0}\n{"step": "1"}\n')
+    RunFolder.open("run").update_manifest(status="running")
+    done = lengthwise("train", recipe(), "--out", "run", "--resume")
+    assert done.code == 0, done.err
+    assert RunFolder.open("run").read_metrics() == whole
+
+
+def test_a_complete_run_without_metrics(lengthwise, recipe) -> None:
+    assert lengthwise("train", recipe(), "--out", "run").code == 0
+    Path("run/metrics.jsonl").write_text("null\n")
+    done = lengthwise("train", recipe(), "--out", "run", "--resume", "--json")
+    assert (done.code, done.json["run"]) == (0, "run")
+
+
+def test_a_misspelled_backend_leaves_no_folder(lengthwise, recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LENGTHWISE_BACKEND", "nativ")
+    done = lengthwise("train", recipe(), "--out", "run")
+    assert (done.code, done.part("got"), done.part("in")) == (2, "'nativ'", "LENGTHWISE_BACKEND")
+    assert not Path("run").exists()
 
 
 def test_tokenizer_too_large_for_the_vocabulary(lengthwise, recipe) -> None:

@@ -28,10 +28,13 @@ def test_round_trip() -> None:
     [
         ({"length": 0}, "a whole number of at least 1; got 0; in MeasureConfig.length"),
         ({"batch_size": 0}, "got 0; in MeasureConfig.batch_size"),
-        ({"num_sequences": 2.5}, "got 2.5; in MeasureConfig.num_sequences"),
+        (
+            {"num_sequences": 2.5},
+            "expected num_sequences: a whole number; got 2.5; in MeasureConfig",
+        ),
         ({"tolerance": -0.1}, "a finite number of at least 0; got -0.1; in MeasureConfig.tolerance"),
         ({"metrics": ()}, "at least one of perplexity, restart, remembrance, states; got ()"),
-        ({"metrics": ("perplexty",)}, "got 'perplexty'; in MeasureConfig.metrics; did you mean 'perplexity'?"),
+        ({"metrics": ("perplexty",)}, "got 'perplexty'; in MeasureConfig; did you mean 'perplexity'?"),
     ],
 )
 def test_refused_values(unchecked: None, options: Any, text: str) -> None:

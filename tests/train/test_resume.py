@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,32 @@ def test_a_damaged_checkpoint_is_named_with_the_way_back(tmp_path: Path) -> None
     with pytest.raises(InputError, match=r"a whole training checkpoint.*resume from the one before") as failure:
         train(config, tmp_path / "run", store=store, resume=True, progress=False)
     assert failure.value.where == str(file)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "rank-0000.safetensors", "optimizer.safetensors"])
+def test_every_damaged_file_of_a_checkpoint_names_the_way_back(tmp_path: Path, name: str) -> None:
+    config, store = tiny_config(), tiny_store(tmp_path / "store")
+    train(config, tmp_path / "run", store=store, progress=False).run.update_manifest(status="running")
+    newest = list_snapshots(tmp_path / "run")[-1]
+    file = newest / name
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], None):
+        file.unlink()
+        if damaged is not None:
+            file.write_bytes(damaged)
+        with pytest.raises(InputError) as failure:
+            train(config, tmp_path / "run", store=store, resume=True, progress=False)
+        error = failure.value
+        assert error.expected == "a whole training checkpoint"
+        assert error.where.startswith(str(newest))
+        assert error.fix == "delete that checkpoint folder to resume from the one before"
+    shutil.rmtree(list_snapshots(tmp_path / "run")[0])
+    with pytest.raises(InputError) as failure:
+        train(config, tmp_path / "run", store=store, resume=True, progress=False)
+    assert failure.value.fix == "delete that checkpoint folder to begin again"
+    shutil.rmtree(newest)
+    train(config, tmp_path / "run", store=store, resume=True, progress=False)
+    assert RunFolder.open(tmp_path / "run").manifest["status"] == "complete"
 
 
 def test_a_run_of_several_processes_is_not_resumed_by_one(tmp_path: Path) -> None:

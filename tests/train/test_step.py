@@ -141,3 +141,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_are_touched() -> Non
     )
     for old, new in zip(before, model.parameters(), strict=True):
         assert torch.equal(old.nan_to_num(9.0), new.detach().nan_to_num(9.0))
+    for step in (0, config.checkpoint_every - 1):  # no checkpoint was written yet
+        with pytest.raises(RunFailure) as failure:
+            train_step(model, optimizer, intervention, Fixed(rows(4, 16)), config, step)
+        assert failure.value.fix == "start a new run with a lower peak_lr or a longer warm-up"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from lengthwise.errors import InputError, check_settings
+from lengthwise.settings import check_types
 
 Engine = Literal["auto", "lengthwise", "transformers"]
 ENGINES: tuple[Engine, ...] = ("auto", "lengthwise", "transformers")
@@ -41,21 +42,14 @@ class CheckConfig:
     """Whether code that comes with the model may run."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < MIN_LENGTH:
+        check_types(self)
+        if self.length < MIN_LENGTH:
             raise InputError(
                 expected=f"a probe of at least {MIN_LENGTH} tokens",
                 got=repr(self.length),
                 where="CheckConfig.length",
                 fix="leave it at 64, or give more than the model's sliding window to have it slide",
             )
-        for name, known in (("engine", ENGINES), ("dtype", DTYPES)):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    expected=f"{name} among {', '.join(known)}",
-                    got=repr(getattr(self, name)),
-                    where=f"CheckConfig.{name}",
-                    fix="use one of these",
-                )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

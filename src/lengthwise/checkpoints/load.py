@@ -195,7 +195,7 @@ def _facts(place: Place, form: Format, values: Mapping[str, Any], notes: Mapping
         "tokenizer_spec": tokenizer,
         "context_length": length,
         "source": str(place.folder),
-        "extra": notes.get("extra", {}),
+        "extra": notes.get("extra") or {},
     }
 
 

@@ -14,6 +14,7 @@ from lengthwise.checkpoints.weights import BARE, INDEX, PICKLE, SAFETENSORS, fin
 from lengthwise.errors import InputError, near_matches
 from lengthwise.hub import HubName, fetch, hub_name
 from lengthwise.models.presets import PRESETS, Preset, preset_of_repository
+from lengthwise.settings import checked
 
 CONFIG = "config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "rwkv_vocab_v20230424.txt")
@@ -28,6 +29,7 @@ SIDE_FILES = (
     "merges.txt",
     "generation_config.json",
 )
+_NOTES = {"tokenizer": str | None, "context_length": int | None, "extra": dict | None, "details": dict | None}
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,32 @@ class Place:
             raise InputError(
                 expected="an object", got=type(notes).__name__, where=f"lengthwise in {file}", fix="restore the file"
             )
+        _check_notes(notes, f"lengthwise in {file}")
         return values, notes
+
+
+def _check_notes(notes: dict[str, Any], where: str) -> None:
+    """Raise InputError for a note that is not of its type; notes we do not know are left alone."""
+    for name, kind in _NOTES.items():
+        checked(name, notes.get(name), kind, where)
+    length = notes.get("context_length")
+    if length is not None and length < 1:
+        raise InputError(
+            expected="context_length: a whole number of at least 1, or None",
+            got=repr(length),
+            where=where,
+            fix="change context_length",
+        )
+    for kind, fields in (notes.get("details") or {}).items():
+        checked(f"details.{kind}", fields, dict, where)
+    extra = notes.get("extra") or {}
+    if "post_training" in extra:
+        checked("extra.post_training", extra["post_training"], list, where)
+    if "pre_training" in extra:
+        recipe = checked("extra.pre_training", extra["pre_training"], dict, where)
+        for name, number in (("peak_lr", float), ("batch_size", int)):
+            if name in recipe:
+                checked(f"extra.pre_training.{name}", recipe[name], number, where)
 
 
 def locate(name_or_path: str | Path) -> Place | str:

@@ -1,5 +1,6 @@
 """`lengthwise train RECIPE`: train a model as a recipe says, resumable bit for bit."""
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from lengthwise.cli.common import (
     print_left_out,
     stored_config,
 )
-from lengthwise.errors import InputError
+from lengthwise.errors import InputError, LengthwiseError
 
 if TYPE_CHECKING:
     from lengthwise.train.config import TrainConfig
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str]) -> int:
 
         result = train(config, out, resume=options.resume)
         print_left_out(out)
-        last = result.run.read_metrics()[-1]
+        records = result.run.read_metrics()
+        last = records[-1] if records else {}  # none is left where the file of a complete run is damaged
         summary = {"run": str(out), "checkpoint": str(result.checkpoint_path), **last}
         emit(summary) if options.json else print_facts("Trained", summary)
     return 0
@@ -103,9 +105,25 @@ def _call_recipe(path: Path) -> object:
 
     try:
         namespace = runpy.run_path(str(path))
+        function = namespace.get("recipe")
+        if not callable(function):
+            raise _no_recipe(path, "a Python file without a function recipe()")
+        return function()
+    except LengthwiseError:
+        raise
     except SyntaxError as error:
-        raise _no_recipe(path, f"a syntax error in line {error.lineno}: {error.msg}") from error
-    function = namespace.get("recipe")
-    if not callable(function):
-        raise _no_recipe(path, "a Python file without a function recipe()")
-    return function()
+        if error.filename == str(path):
+            raise _no_recipe(path, f"a syntax error in line {error.lineno}: {error.msg}") from error
+        raise _broken_recipe(path, error) from error
+    except Exception as error:
+        raise _broken_recipe(path, error) from error
+
+
+def _broken_recipe(path: Path, error: Exception) -> InputError:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return InputError(
+        expected="a recipe that runs without an error",
+        got=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+        where=f"{path}, line {lines[-1]}" if lines else str(path),
+        fix="mend the recipe; see recipes/ for examples",
+    )

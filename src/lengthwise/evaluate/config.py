@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from lengthwise.errors import InputError, check_settings, near_matches
+from lengthwise.settings import check_types
 
 EngineName = Literal["auto", "native", "transformers", "server"]
 Wording = Literal["own", "official"]
@@ -87,6 +88,7 @@ class EvalConfig:
     """Numbers the weights are held in."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("num_samples", "batch_size", "chunk"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

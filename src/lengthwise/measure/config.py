@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from lengthwise.errors import InputError, check_settings, near_matches
+from lengthwise.settings import check_types
 
 Metric = Literal["perplexity", "restart", "remembrance", "states"]
 EngineName = Literal["auto", "lengthwise", "transformers"]
@@ -107,6 +108,7 @@ class MeasureConfig:
     """cpu, cuda, or auto: cuda where there is one."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in (*_COUNTS, *(name for name in _OPTIONAL_COUNTS if getattr(self, name) is not None)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:

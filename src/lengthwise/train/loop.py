@@ -107,7 +107,10 @@ def train(
                 store.check_tokenizer(tokenizer)
             reader, data_hash = build_reader(config, store, context_length, world), store.fingerprint
         if world.is_main:
-            run = _open_run(config, out, data_hash, resume=resume, world=world, device=device, checkpoint=checkpoint)
+            # A backend that cannot run is refused here, before there is a folder.
+            backend = checkpoint.model.backend_on(device)
+            facts = {"parameters": checkpoint.model.num_parameters(), "backend": backend}
+            run = _open_run(config, out, data_hash, facts, resume=resume, world=world, device=device)
             if store is not None:
                 run.update_manifest(num_undecodable_files=store.num_undecodable_files)
         world.barrier()
@@ -132,11 +135,11 @@ def _open_run(
     config: TrainConfig,
     out: Path,
     data_hash: str,
+    facts: dict[str, Any],
     *,
     resume: bool,
     world: World,
     device: torch.device,
-    checkpoint: Checkpoint,
 ) -> RunFolder:
     hashes = {"train": data_hash}
     run = RunFolder.create(out, "train", config.to_dict(), resume=resume, data_hashes=hashes)
@@ -151,8 +154,7 @@ def _open_run(
     setting = {"threads": torch.get_num_threads(), "world_size": world.size, "device": device.type}
     before = run.manifest.get("setting")
     if before is None:
-        backend = checkpoint.model.backend_on(device)
-        run.update_manifest(setting=setting, parameters=checkpoint.model.num_parameters(), backend=backend)
+        run.update_manifest(setting=setting, **facts)
     elif before != setting:
         changed = ", ".join(f"{k} {before.get(k)} -> {v}" for k, v in setting.items() if before.get(k) != v)
         warnings.warn(
@@ -266,7 +268,7 @@ class _Loop:
             self.saved_step = snapshot.progress.step
         if self.world.is_main:
             last = self.progress.step
-            self.run_folder.truncate_metrics(lambda record: int(record["step"]) <= last)
+            self.run_folder.truncate_metrics(lambda record: _is_up_to(last, record))
         self.world.barrier()
 
     def _finish(self) -> None:
@@ -281,6 +283,12 @@ class _Loop:
             f"interrupted after step {self.progress.step} of {self.config.steps}; saved in "
             f"{snapshot_path(self.run_folder.path, self.progress.step)}; go on with the same command and --resume"
         )
+
+
+def _is_up_to(last: int, record: dict[str, Any]) -> bool:
+    """Whether a line of metrics is of step `last` or before; one that tells no step was not written by a run."""
+    step = record.get("step")
+    return isinstance(step, int) and step <= last
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def read_snapshot(path: Path, world: World) -> Snapshot:
 
     Raises InputError where a file is missing or damaged, and where the run had another number of ranks.
     """
-    moments, facts = _load(path / "optimizer.safetensors")
+    moments, facts = _load(path / "optimizer.safetensors", "progress", "world_size")
     if facts["world_size"] != world.size:
         raise InputError(
             expected=f"{facts['world_size']} processes, as when the run was started",
@@ -127,8 +127,12 @@ def read_snapshot(path: Path, world: World) -> Snapshot:
             where=str(path),
             fix=f"resume with torchrun --nproc-per-node so that there are {facts['world_size']}",
         )
-    carried, position = _load(path / f"rank-{world.rank:04d}.safetensors")
-    return Snapshot(load_checkpoint(path), moments, carried, position["reader"], Progress(**facts["progress"]))
+    carried, position = _load(path / f"rank-{world.rank:04d}.safetensors", "reader")
+    try:
+        checkpoint = load_checkpoint(path)
+    except InputError as error:  # it says to copy the checkpoint again, but nothing was copied
+        raise _damaged(path, error.got, error.where) from error
+    return Snapshot(checkpoint, moments, carried, position["reader"], Progress(**facts["progress"]))
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
@@ -163,20 +167,28 @@ def _save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
     write_safetensors(path, plain, {"facts": json.dumps(facts, sort_keys=True)})
 
 
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _load(path: Path, *needed: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             # Cloned out of the file's memory map, whose tensors are not aligned as freshly made ones are.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a mapping)
             facts = json.loads((file.metadata() or {})["facts"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise InputError(
-            expected="a whole training checkpoint",
-            got=f"{type(error).__name__}: {error}",
-            where=str(path),
-            fix="delete that checkpoint folder to resume from the one before",
-        ) from error
+            for name in needed:
+                facts[name]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path.parent, f"{type(error).__name__}: {error}", str(path)) from error
     return tensors, facts
+
+
+def _damaged(snapshot: Path, got: str, where: str) -> InputError:
+    """What is told of a checkpoint that cannot be read: the way back is the one before, where there is one."""
+    before = [path for path in list_snapshots(snapshot.parent.parent) if path.name < snapshot.name]
+    return InputError(
+        expected="a whole training checkpoint",
+        got=got,
+        where=where,
+        fix=f"delete that checkpoint folder to {'resume from the one before' if before else 'begin again'}",
+    )
 
 
 def _clear_partial(run: Path) -> None:

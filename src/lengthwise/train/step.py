@@ -98,7 +98,7 @@ def train_step(
     # The one wait for the device in a step: a broken loss must be seen before it reaches the weights.
     loss_value, norm_value = torch.stack([loss_sum, norm.float()]).tolist()
     if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-        raise _non_finite(step, lr, loss_value, norm_value)
+        raise _non_finite(step, lr, loss_value, norm_value, kept=step >= config.checkpoint_every)
     optimizer.step()
     return StepResult(loss_value, norm_value, lr)
 
@@ -124,11 +124,12 @@ def _cut(tensor: Tensor, count: int) -> list[Tensor]:
     return list(tensor.split(tensor.shape[0] // count))
 
 
-def _non_finite(step: int, lr: float, loss: float, norm: float) -> RunFailure:
+def _non_finite(step: int, lr: float, loss: float, norm: float, *, kept: bool) -> RunFailure:
+    """The failure of a step; `kept`: whether the run has written a checkpoint for certain."""
+    way_back = ", from the last checkpoint if you like (init_from); that checkpoint was kept" if kept else ""
     return RunFailure(
         expected="a finite loss and a finite gradient",
         got=f"loss {loss:g}, gradient norm {norm:g}",
         where=f"training step {step + 1}, learning rate {lr:.3g}",
-        fix="start a new run with a lower peak_lr or a longer warm-up, from the last checkpoint if you like "
-        "(init_from); that checkpoint was kept",
+        fix=f"start a new run with a lower peak_lr or a longer warm-up{way_back}",
     )

@@ -155,6 +155,30 @@ def test_array_that_is_absent_is_not_measured(measured: Path) -> None:
     assert model.states.per_head is None
 
 
+def test_a_lost_file_of_arrays_is_noted_with_what_is_not_drawn(measured: Path) -> None:
+    assert load_groups([measured])[0].notes == ()
+    (measured / "arrays.safetensors").unlink()
+    assert load_groups([measured])[0].notes == (
+        f"The measurement 'small-python-4m' lacks the file {measured / 'arrays.safetensors'}: its curves of Effective "
+        "Remembrance (total variation, Jensen-Shannon distance, 1 − cosine similarity), the surface of Effective "
+        "Remembrance and the lines of its single heads were measured but cannot be drawn. Its tables are whole.",
+    )
+
+
+def test_a_lost_array_is_noted_by_name(measured: Path) -> None:
+    arrays = RunFolder.open(measured).read_arrays()
+    RunFolder.open(measured).write_arrays({key: value for key, value in arrays.items() if key != "states_std"})
+    assert load_groups([measured])[0].notes == (
+        f"The measurement 'small-python-4m' lacks states_std in {measured / 'arrays.safetensors'}: "
+        "the lines of its single heads were measured but cannot be drawn. Its tables are whole.",
+    )
+
+
+def test_nothing_is_noted_of_what_needs_no_arrays(runs: Path) -> None:
+    assert not (runs / "partial" / "arrays.safetensors").exists()
+    assert load_groups([runs / "partial"])[0].notes == ()
+
+
 def refused(*paths: Path) -> InputError:
     with pytest.raises(InputError) as caught:
         load_groups(list(paths))

@@ -118,6 +118,21 @@ def test_every_part_that_was_not_measured_says_so(runs: Path) -> None:
     ]
 
 
+def test_what_was_measured_but_lost_is_not_called_unmeasured(tmp_path: Path) -> None:
+    write_measure(tmp_path / "run")
+    whole = Elements(build_page(load_groups([tmp_path / "run"]))).text
+    (tmp_path / "run" / "arrays.safetensors").unlink()
+    text = Elements(build_page(load_groups([tmp_path / "run"]))).text
+    assert re.findall(r"(.*): not measured\.", text) == re.findall(r"(.*): not measured\.", whole) == ["Training loss"]
+    drawn_not = re.findall(r"(.*): not drawn\.", text)
+    assert [words.rpartition("small-python-4m")[2] for words in drawn_not] == [
+        "Effective Remembrance",
+        "Single heads over time",
+    ]
+    assert "was measured, but the arrays of its curves are missing" in text
+    assert f"lacks the file {tmp_path / 'run' / 'arrays.safetensors'}" in text
+
+
 def test_notes_are_visible(tmp_path: Path) -> None:
     write_measure(tmp_path / "run", metrics=("perplexity",))
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())

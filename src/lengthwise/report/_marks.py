@@ -59,6 +59,8 @@ class Missing:
     key: str
     title: str
     reason: str
+    measured: bool = False
+    """Whether the numbers exist, and only what a chart needs of them is missing."""
 
 
 @runtime_checkable

@@ -31,7 +31,9 @@ def remembrance(group: Group, context: int, distance: str) -> Chart | Missing:
         if value > 0
     ]
     if not rows:
-        return Missing(key, title, f"Effective Remembrance ({DISTANCES[distance]}) was not measured.")
+        measured = any(m.remembrance.was_measured(distance) for m in group.models if m.remembrance)
+        reason = "was measured, but the arrays of its curves are missing" if measured else "was not measured"
+        return Missing(key, title, f"Effective Remembrance ({DISTANCES[distance]}) {reason}.", measured)
     drawn = marks.signs(group.models, rows)
     rows.sort(key=lambda row: (row["name"], row["x"]))
     # Below a ten-thousandth a line leaves the chart.
@@ -246,8 +248,11 @@ def _factors(low: float, high: float) -> list[float]:
 def head_lines(group: Group, context: int) -> list[Chart | Missing]:
     """Std of the top drifting heads over time, relative to the training length: Figure 9 of the paper."""
     subject = group.subject
-    if subject is None or subject.states is None or subject.states.per_head is None:
+    if subject is None or subject.states is None or not subject.states.drift:
         return []
+    if subject.states.per_head is None:
+        reason = "The lines of single heads were measured, but their arrays are missing."
+        return [Missing("head-lines", "Single heads over time", reason, measured=True)]
     picked = subject.states.drift[:SMALL_MULTIPLES]
     per_head = {head.name: _head_rows(group, context, head.layer, head.head) for head in picked}
     everything = [row for rows in per_head.values() for row in rows]

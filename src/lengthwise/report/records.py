@@ -81,6 +81,10 @@ class Remembrance:
     num_documents: int | None
     surfaces: dict[str, np.ndarray]
 
+    def was_measured(self, distance: str) -> bool:
+        """Whether the summary has numbers of this distance, whatever became of its surface."""
+        return self.out_of_window.get(distance) is not None or self.area.get(distance) is not None
+
     def curve(self, distance: str) -> list[tuple[int, float]]:
         """(start, value) at the final end, for one distance; empty where it was not measured."""
         surface = self.surfaces.get(distance)

@@ -11,6 +11,7 @@ from tests.report.fabricate import CONTEXT, LENGTH, write_measure, write_train
 
 from lengthwise.errors import InputError
 from lengthwise.report.load import MAX_LOSS_POINTS, load_groups
+from lengthwise.report.tables import all_tables
 from lengthwise.runs import RunFolder
 
 
@@ -100,6 +101,26 @@ def test_same_names_are_numbered(tmp_path: Path) -> None:
     write_measure(tmp_path / "b")
     (group,) = load_groups([tmp_path / "a", tmp_path / "b"])
     assert [model.name for model in group.models] == ["small-python-4m (1)", "small-python-4m (2)"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["m1", "m1", "m1 (2)"], ["m1 (1)", "m1 (3)", "m1 (2)"]),
+        (["m1 (1)", "m1", "m1"], ["m1 (1)", "m1 (2)", "m1 (3)"]),
+        (["m", "m", "m (1)", "m (1)"], ["m (2)", "m (3)", "m (1) (1)", "m (1) (2)"]),
+    ],
+)
+def test_numbering_never_makes_a_name_that_another_has(tmp_path: Path, labels: list[str], names: list[str]) -> None:
+    folders = [tmp_path / str(index) for index in range(len(labels))]
+    for folder, label in zip(folders, labels, strict=True):
+        write_measure(folder, label=label)
+    (group,) = load_groups(folders)
+    assert [model.name for model in group.models] == names
+    # Every table has a value for each of its columns: the positions' would lack some were two names the same.
+    for table in all_tables(group):
+        assert table.markdown()
+        assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
 def test_different_contexts_are_noted(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ given together form one group, and so do all training runs and all evaluations.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -201,11 +202,18 @@ def _label(run: RunFolder) -> str:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """The names, numbered where two are the same: a line of a chart is known by its name."""
-    return [
-        f"{name} ({names[: index + 1].count(name)})" if names.count(name) > 1 else name
-        for index, name in enumerate(names)
-    ]
+    """The names, numbered where two are the same: a line of a chart is known by its name.
+
+    A number that would make a name which another has already is passed over.
+    """
+    found: list[str] = []
+    for name in names:
+        if names.count(name) == 1:
+            found.append(name)
+            continue
+        numbered = (f"{name} ({number})" for number in itertools.count(1))
+        found.append(next(one for one in numbered if one not in names and one not in found))
+    return found
 
 
 def _measured(run: RunFolder, name: str, role: str, notes: list[str]) -> Measured:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lengthwise.measure.verdict import BinDifference, BinRatio, DefinitionVerdict, RestartVerdict
+from lengthwise.measure.verdict import BinDifference, BinRatio, DefinitionVerdict, RestartVerdict, Verdict
 from lengthwise.measure.words import definition_words, restart_words
 
 RATIOS = (BinRatio(64, 512, 1.0, 0.97, 1.03, 1.0), BinRatio(2048, 4096, 1.3149, 1.2501, 1.3841, 1.31))
@@ -64,6 +64,16 @@ def test_definition_undecided_names_the_bin_that_blocks_and_the_limit() -> None:
         "How far it reads is undecided with 40 documents: at 64 to 512 tokens its perplexity is 1.01 times "
         "(0.90 to 1.20) its best inside the training context of 64, and the limit is 1.05. More documents would tell."
     )
+
+
+@pytest.mark.parametrize("verdict", ["fail", "pass", "undecided"])
+def test_controlled_ratios_are_said_to_have_the_text_taken_out(verdict: Verdict) -> None:
+    found = replace(DEFINITION, verdict=verdict, first_failing_position=512 if verdict == "fail" else None)
+    how = "its perplexity, the difficulty of the text taken out, "
+    assert definition_words(replace(found, controlled=True), 64, 40).count(how) == 1
+    assert "taken out" not in definition_words(found, 64, 40)
+    alone = replace(found, worst_low=None, worst_high=None, controlled=True)
+    assert definition_words(alone, 64, 1).count(how) == 1
 
 
 def test_one_document_gives_no_interval() -> None:

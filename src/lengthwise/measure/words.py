@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from lengthwise.measure.verdict import BinDifference, BinRatio, DefinitionVerdict, RestartVerdict
 
+CONTROLLED = "the difficulty of the text taken out"
+"""What a ratio with a control variate is: it is not that of the perplexities as they are."""
+
 
 def definition_words(found: DefinitionVerdict, context_length: int, num_documents: int) -> str:
     """The definition verdict in one or two sentences."""
     length = found.ratios[-1].end
     worst = next(r for r in found.ratios if (r.start, r.end) == found.worst_bin)
     best = f"its best inside the training context of {context_length:,}"
+    perplexity = f"perplexity, {CONTROLLED}," if found.controlled else "perplexity"
     if found.verdict == "fail":
         first = found.first_failing_position
         opening = (
@@ -17,23 +21,23 @@ def definition_words(found: DefinitionVerdict, context_length: int, num_document
             if first == context_length
             else f"Reads up to {first:,} tokens, then gets worse"
         )
-        return f"{opening}: {_place(worst)} its perplexity is {_times(worst)} {best}."
+        return f"{opening}: {_place(worst)} its {perplexity} is {_times(worst)} {best}."
     if found.verdict == "pass":
         multiple = length / context_length
         factor = f"{multiple:.0f}" if multiple >= 10 or multiple == round(multiple) else f"{multiple:.1f}"
         return (
-            f"Reads up to {length:,} tokens, {factor} times its training context of {context_length:,}: its perplexity "
-            f"stays within {found.tolerance:.0%} of its best inside that context. "
+            f"Reads up to {length:,} tokens, {factor} times its training context of {context_length:,}: its "
+            f"{perplexity} stays within {found.tolerance:.0%} of its best inside that context. "
             f"The largest is {_times(worst)} that best, {_place(worst)}."
         )
     if found.worst_low is None:
         return (
             f"How far it reads is undecided: one document gives no interval. {_place(worst).capitalize()} its "
-            f"perplexity is {worst.ratio:.2f} times {best}."
+            f"{perplexity} is {worst.ratio:.2f} times {best}."
         )
     widest = max(found.ratios, key=lambda ratio: ratio.high or 0.0)
     return (
-        f"How far it reads is undecided with {num_documents} documents: {_place(widest)} its perplexity is "
+        f"How far it reads is undecided with {num_documents} documents: {_place(widest)} its {perplexity} is "
         f"{_times(widest)} {best}, and the limit is {1 + found.tolerance:.2f}. More documents would tell."
     )
 

@@ -330,6 +330,7 @@ def _definition(reader: Reader | None) -> Definition | None:
         best_bin=reader.span("best_bin"),
         best_perplexity=reader.number("best_perplexity"),
         ratios=_bins(reader, "ratios", "ratio"),
+        controlled=reader.flag("controlled") or False,
     )
 
 

@@ -53,6 +53,8 @@ class Definition:
     best_bin: tuple[int, int] | None
     best_perplexity: float | None
     ratios: tuple[Bin, ...]
+    controlled: bool = False
+    """Whether the ratios have the difficulty of each bin's text taken out; `strict` and the perplexities have not."""
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,7 @@ def definition_words(found: DefinitionVerdict, context_length: int, num_document
     best = f"its best inside the training context of {context_length:,}"
     perplexity = f"perplexity, {CONTROLLED}," if found.controlled else "perplexity"
     if found.verdict == "fail":
-        first = found.first_failing_position
-        opening = (
-            f"Reads no further than its training context of {context_length:,} tokens"
-            if first == context_length
-            else f"Reads up to {first:,} tokens, then gets worse"
-        )
-        return f"{opening}: {_place(worst)} its {perplexity} is {_times(worst)} {best}."
+        return f"{_limits(found, context_length)}: {_place(worst)} its {perplexity} is {_times(worst)} {best}."
     if found.verdict == "pass":
         multiple = length / context_length
         factor = f"{multiple:.0f}" if multiple >= 10 or multiple == round(multiple) else f"{multiple:.1f}"
@@ -42,6 +36,29 @@ def definition_words(found: DefinitionVerdict, context_length: int, num_document
     )
 
 
+def _limits(found: DefinitionVerdict, context_length: int) -> str:
+    """What a failed verdict shows: up to where perplexity holds, from where it is worse, and that rest is open."""
+    first, held = found.first_failing_position, _held(found, context_length)
+    if first == context_length:
+        return f"Reads no further than its training context of {context_length:,} tokens"
+    if held == first:
+        return f"Its perplexity holds up to {first:,} tokens, then gets worse"
+    if held > context_length:
+        shown = f"shown to hold up to {held:,} tokens and to be worse from {first:,}"
+        return f"Its perplexity is {shown}, undecided between"
+    return f"Its perplexity is shown to be worse from {first:,} tokens, undecided from {context_length:,} up to there"
+
+
+def _held(found: DefinitionVerdict, context_length: int) -> int:
+    """Up to where every bin is shown to be within the tolerance; the training context where the first one is not."""
+    held = context_length
+    for each in found.ratios:
+        if each.high is None or each.high > 1 + found.tolerance:
+            break
+        held = each.end
+    return held
+
+
 def restart_words(found: RestartVerdict, context_length: int, num_documents: int) -> str:
     """The restart verdict in one or two sentences."""
     history = f"at most {context_length:,} tokens of history"
@@ -49,7 +66,8 @@ def restart_words(found: RestartVerdict, context_length: int, num_documents: int
         worst = max(found.bins, key=lambda each: each.difference)
         return (
             f"What it read long ago harms it: {_place(worst)} it predicts worse by {_nats(worst)} with everything "
-            f"before than with {history} and a fresh state. The harm begins at {found.first_failing_position:,} tokens."
+            f"before than with {history} and a fresh state. "
+            f"The harm is shown from {found.first_failing_position:,} tokens on."
         )
     if found.low is None or found.high is None:
         return (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lengthwise.report import tables
+from lengthwise.report import charts, tables
 from lengthwise.report.load import load_groups
 from lengthwise.report.records import Group
 from lengthwise.report.tables import Table
@@ -98,6 +98,18 @@ def test_controlled_ratios_are_named_so(runs: Path, tmp_path: Path) -> None:
         " Ratios are those of perplexities, the difficulty of the text taken out; strict goes by the perplexities as "
         "they are, which the chart and the table by position show."
     )
+
+
+def test_bounds_of_the_verdicts_are_not_called_intervals(group: Group) -> None:
+    found = {table.key: table.caption for table in tables.all_tables(group)}
+    bounds = "97.5 % bounds over documents, the upper one for its own bin, the lower ones for all bins together"
+    assert found["restart"] == f"Negative: the full history helps. Low and high: {bounds}."
+    assert f"Low and high of the worst ratio: {bounds}; those of full − restart" in found["verdicts"]
+    assert "95 % bootstrap intervals" in found["perplexity"]
+    chart = next(each for each in charts.drawn(group) if each.key == "restart")
+    assert chart.caption.endswith(f"; the bands are {bounds}.")
+    assert "bounds, 97.5 % each" in json.dumps(chart.spec)
+    assert "interval" not in json.dumps(chart.spec)
 
 
 def test_board_says_not_measured(runs: Path) -> None:

@@ -132,7 +132,7 @@ def restart(group: Group, context: int) -> Chart | Missing:
         alt.Tooltip("name:N", title="model"),
         alt.Tooltip("where:N", title="positions"),
         alt.Tooltip("y:Q", title="nats per token", format="+.4f"),
-        alt.Tooltip("sure:N", title="95 % interval"),
+        alt.Tooltip("sure:N", title="bounds, 97.5 % each"),
     ]
     zero = marks.table([{"y": 0.0, "up": "↑ hurts", "down": "↓ helps"}])
     level = alt.Chart(zero).mark_rule(color="@soft", strokeWidth=1).encode(y=y())
@@ -148,7 +148,8 @@ def restart(group: Group, context: int) -> Chart | Missing:
     )
     caption = (
         f"On the same target tokens, the loss with the full history minus that with only the last {context:,} tokens: "
-        "above zero the model would do better to forget, below zero it makes use of old text."
+        "above zero the model would do better to forget, below zero it makes use of old text; "
+        f"the bands are {words.BOUNDS}."
     )
     spec = marks.specification(chart, "Loss with full history minus loss with restart, by position")
     return Chart("restart", title, caption, spec, legend=shown)

@@ -262,7 +262,7 @@ def all_tables(group: Group) -> tuple[Table, ...]:
             group,
             "restart",
             "Full history minus restart, in nats per token",
-            "Negative: the full history helps. 95 % bootstrap intervals over documents.",
+            f"Negative: the full history helps. Low and high: {words.BOUNDS}.",
             {m.name: m.restart.bins if m.restart else () for m in group.models},
         ),
         _remembrance(group),
@@ -312,6 +312,10 @@ def _verdicts(group: Group) -> Table:
         "first failing position",
     )
     caption = "Definition 3.2 made practical, and full history against restart with the last tokens of training length."
+    caption += (
+        f" Low and high of the worst ratio: {words.BOUNDS}; those of full − restart, over all bins: a "
+        "two-sided 95 % interval."
+    )
     if _controlled(group):
         caption += (
             f" Ratios are those of perplexities, {words.CONTROLLED}; strict goes by the perplexities as they are, "

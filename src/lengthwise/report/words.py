@@ -14,6 +14,8 @@ VERDICT_WORDS = {"pass": "holds", "fail": "breaks", "undecided": "undecided", No
 """A verdict as the page shows it."""
 CONTROLLED = "the difficulty of the text taken out"
 """What the ratios of a verdict with a control variate are, beside the perplexities of charts and tables."""
+BOUNDS = "97.5 % bounds over documents, the upper one for its own bin, the lower ones for all bins together"
+"""What `low` and `high` of the verdicts' bins are: made for "is every bin good?" and "is some bin bad?"."""
 DRIFT_FACTOR = 1.1
 """Change of the state's std past T that is worth calling a drift; State Passing in the paper's Figure 4 shows +10 %."""
 

@@ -133,6 +133,17 @@ def test_what_was_measured_but_lost_is_not_called_unmeasured(tmp_path: Path) -> 
     assert f"lacks the file {tmp_path / 'run' / 'arrays.safetensors'}" in text
 
 
+@pytest.mark.parametrize(("count", "expected"), [(3, "board"), (4, "board several"), (6, "board several wide")])
+def test_answers_of_many_models_wrap_below_their_names(tmp_path: Path, count: int, expected: str) -> None:
+    for index in range(count):
+        write_measure(tmp_path / str(index), label=f'm "{index}"', metrics=("perplexity",))
+    found = Elements(build_page(load_groups([tmp_path / str(index) for index in range(count)])))
+    (board,) = [attributes for _, attributes in found.tags if (attributes.get("class") or "").startswith("board")]
+    assert board["class"] == expected
+    named = [attributes["data-model"] for tag, attributes in found.tags if tag == "td" and "data-model" in attributes]
+    assert named == [f'm "{index}"' for index in range(count)] * 4
+
+
 def test_notes_are_visible(tmp_path: Path) -> None:
     write_measure(tmp_path / "run", metrics=("perplexity",))
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())

@@ -71,6 +71,7 @@ def perplexity(group: Group, context: int) -> Chart | Missing:
     cut = any(row["y"] > high for row in rows)
     start = max(1.0, context / 16)
     end = float(max(m.length for m in group.models))
+    high = marks.headroom(rows, context, start, end, low, high, log=log)
     x = marks.position_axis("position in tokens", start, end)
 
     def y(field: str = "y") -> alt.Y:
@@ -117,6 +118,7 @@ def restart(group: Group, context: int) -> Chart | Missing:
     shown = marks.signs(group.models, rows)
     low, high = marks.padded([row[key] for row in rows for key in ("y", "low", "high")] + [0.0], log=False, share=0.1)
     start, end = max(1.0, context / 16), float(max(m.length for m in group.models))
+    high = marks.headroom(rows, context, start, end, low, high)
     x = marks.position_axis("position in tokens", start, end)
 
     def y(field: str = "y") -> alt.Y:

@@ -40,10 +40,11 @@ def remembrance(group: Group, context: int, distance: str) -> Chart | Missing:
     low = min(max(min(row["y"] for row in rows) * 0.8, 1e-4), 0.5)
     last = max(row["end"] for row in rows)
     end = float(last + 1)
+    top = marks.headroom(rows, context, 1.0, end, low, 1.0, log=True)
     x = marks.position_axis("only the last … tokens are read", 1.0, end)
 
     def y(field: str = "y") -> alt.Y:
-        scale = alt.Scale(type="log", domain=[low, 1.0], nice=False)
+        scale = alt.Scale(type="log", domain=[low, top], nice=False)
         steps = (0.0001, 0.001, 0.01, 0.1, 1.0) if low < 0.003 else (0.01, 0.03, 0.1, 0.3, 1.0)
         ticks = [tick for tick in steps if tick >= low]
         return alt.Y(f"{field}:Q", title=DISTANCES[distance], scale=scale, axis=alt.Axis(values=ticks, format="~g"))
@@ -57,7 +58,7 @@ def remembrance(group: Group, context: int, distance: str) -> Chart | Missing:
     chart = alt.layer(
         *marks.beyond(context, 1.0, end),
         *marks.lines(rows, drawn, x, y, tooltip),
-        *marks.end_labels(rows, drawn, x, y, low, 1.0, log=True, text=lambda row: words.share(row["y"])),
+        *marks.end_labels(rows, drawn, x, y, low, top, log=True, text=lambda row: words.share(row["y"])),
     )
     counts = {m.remembrance.num_documents for m in group.models if m.remembrance and m.remembrance.num_documents}
     mean = f", mean of {words.plural(min(counts), 'text')}," if counts else ""
@@ -163,6 +164,7 @@ def states(group: Group, context: int) -> Chart | Missing:
     low, high = marks.padded(values, log=log)
     low = low if log else min(low, 0.0) if min(values) < 0.25 * max(values) else low
     start, end = float(min(row["x"] for row in rows)), float(max(row["x"] for row in rows))
+    high = marks.headroom(rows, context, start, end, low, high, log=log)
     x = marks.position_axis("position in tokens", start, end)
 
     def y(field: str = "y") -> alt.Y:

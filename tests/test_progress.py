@@ -26,6 +26,18 @@ def test_a_bar_goes_to_stderr_and_names_what_is_in_hand(
     assert "tokens/s" in second.err
 
 
+def test_a_bar_shows_what_looks_like_markup_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with token_bar("lr [a] then [/b]", 200, shown=True) as bar:
+        bar(50)
+        bar(50, "[red]x[/red]")
+    shown = capsys.readouterr().err
+    assert "[red]x[/red]" in shown
+
+
 def test_a_bar_that_is_not_wanted_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with token_bar("measuring", 200, shown=False) as bar:
         bar(50)

@@ -154,6 +154,14 @@ def test_table_has_title_columns_and_rows(capsys: pytest.CaptureFixture[str]) ->
     assert lines[3:] == [["a", "12,345"], ["b", "-"]]
 
 
+@pytest.mark.parametrize("name", ["lr [a] then [/b]", "[red]x[/red]", "run [/]", "[bold", ":smile: x"])
+def test_what_looks_like_markup_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    print_table(f"{name}: a title", ("", name), [(name, 1)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip() == f"{name}: a title"
+    assert sum(name in line for line in lines) == 3
+
+
 def test_default_out(tmp_path: Path) -> None:
     recipe = tmp_path / "small.py"
     recipe.write_text("")

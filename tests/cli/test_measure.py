@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from tests.cli.conftest import CONTEXT
 
+from lengthwise.cli import measure as verb
 from lengthwise.cli.measure import SETTINGS, Options
 from lengthwise.measure.config import MeasureConfig
 
@@ -23,6 +24,22 @@ def test_prints_verdicts_and_perplexity(lengthwise, tiny_model: Path, quick) -> 
     assert "\n* " in done.out
     assert "128 to 181" in done.out
     assert "run folder: run" in done.out
+
+
+@pytest.mark.parametrize(
+    ("controlled", "column"),
+    [(True, "ratio to best inside, difficulty of text taken out"), (False, "ratio to best inside")],
+)
+def test_the_column_of_ratios_says_what_they_are(
+    monkeypatch: pytest.MonkeyPatch, controlled: bool, column: str
+) -> None:
+    tables: list[tuple[str, ...]] = []
+    monkeypatch.setattr(verb, "print_table", lambda title, columns, rows: tables.append(columns))
+    each = {"start": 0, "end": 64, "perplexity": 3.0, "low": 2.9, "high": 3.1, "bits_per_byte": 1.0}
+    summary = {"label": None, "model": "m", "context_length": 64, "num_sequences": 2, "length": 128}
+    summary |= {"perplexity": {"bins": [each]}, "verdicts": {"definition": {"ratios": [], "controlled": controlled}}}
+    verb.print_summary("out", summary)
+    assert tables == [("tokens read", "perplexity", "low", "high", column, "bits per byte")]
 
 
 def test_json_is_the_summary(lengthwise, tiny_model: Path, quick) -> None:

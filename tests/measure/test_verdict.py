@@ -192,6 +192,18 @@ def controlled(excess: float, seed: int, documents: int = 40) -> tuple[Definitio
     return definition_verdict(sums, tokens, edges, 32, draws, control=control), plain
 
 
+def test_strict_goes_by_the_perplexities_as_they_are() -> None:
+    good, plain = controlled(-0.1, seed=1)
+    # Every controlled ratio is below 1, yet the perplexity of some bin of hard text is above p*.
+    assert max(r.ratio for r in good.ratios) < 1
+    assert max(r.plain for r in good.ratios) > 1
+    assert not good.strict
+    assert not plain.strict
+    both = [found for excess in (-0.1, -0.5) for found in controlled(excess, seed=1)]
+    assert {found.strict for found in both} == {True, False}
+    assert all(found.strict == all(r.plain <= 1 for r in found.ratios) for found in both)
+
+
 def test_control_takes_the_difficulty_of_the_text_out() -> None:
     good, noisy = controlled(0.0, seed=1)
     assert (good.verdict, noisy.verdict) == ("pass", "undecided")

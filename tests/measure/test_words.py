@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lengthwise.measure.verdict import BinDifference, BinRatio, DefinitionVerdict, RestartVerdict
+from lengthwise.measure.verdict import BinDifference, BinRatio, DefinitionVerdict, RestartVerdict, Verdict
 from lengthwise.measure.words import definition_words, restart_words
 
 RATIOS = (BinRatio(64, 512, 1.0, 0.97, 1.03, 1.0), BinRatio(2048, 4096, 1.3149, 1.2501, 1.3841, 1.31))
@@ -37,11 +37,35 @@ RESTART = RestartVerdict(
 
 def test_definition_fail() -> None:
     assert definition_words(DEFINITION, 64, 40) == (
-        "Reads up to 512 tokens, then gets worse: at 2,048 to 4,096 tokens its perplexity is 1.31 times "
+        "Its perplexity holds up to 512 tokens, then gets worse: at 2,048 to 4,096 tokens its perplexity is 1.31 times "
         "(1.25 to 1.38) its best inside the training context of 64."
     )
     at_once = replace(DEFINITION, first_failing_position=64)
     assert definition_words(at_once, 64, 40).startswith("Reads no further than its training context of 64 tokens: at")
+
+
+@pytest.mark.parametrize(
+    ("highs", "opening"),
+    [
+        ((1.03, 1.05), "Its perplexity holds up to 362 tokens, then gets worse: at 362"),
+        (
+            (1.03, 1.09),
+            "Its perplexity is shown to hold up to 181 tokens and to be worse from 362, undecided between: at 362",
+        ),
+        (
+            (1.06, 1.03),
+            "Its perplexity is shown to be worse from 362 tokens, undecided from 64 up to there: at 362",
+        ),
+    ],
+)
+def test_definition_fail_claims_no_more_than_is_shown(highs: tuple[float, float], opening: str) -> None:
+    ratios = (
+        BinRatio(64, 181, 1.02, 0.99, highs[0], 1.0),
+        BinRatio(181, 362, 1.04, 0.99, highs[1], 1.0),
+        BinRatio(362, 512, 1.2, 1.1, 1.3, 1.2),
+    )
+    found = replace(DEFINITION, ratios=ratios, worst_bin=(362, 512), first_failing_position=362)
+    assert definition_words(found, 64, 40).startswith(opening)
 
 
 def test_definition_pass() -> None:
@@ -66,6 +90,16 @@ def test_definition_undecided_names_the_bin_that_blocks_and_the_limit() -> None:
     )
 
 
+@pytest.mark.parametrize("verdict", ["fail", "pass", "undecided"])
+def test_controlled_ratios_are_said_to_have_the_text_taken_out(verdict: Verdict) -> None:
+    found = replace(DEFINITION, verdict=verdict, first_failing_position=512 if verdict == "fail" else None)
+    how = "its perplexity, the difficulty of the text taken out, "
+    assert definition_words(replace(found, controlled=True), 64, 40).count(how) == 1
+    assert "taken out" not in definition_words(found, 64, 40)
+    alone = replace(found, worst_low=None, worst_high=None, controlled=True)
+    assert definition_words(alone, 64, 1).count(how) == 1
+
+
 def test_one_document_gives_no_interval() -> None:
     found = replace(
         DEFINITION,
@@ -79,12 +113,12 @@ def test_one_document_gives_no_interval() -> None:
     assert "one document gives no interval" in restart_words(alone, 64, 1)
 
 
-def test_restart_fail_names_the_worst_bin_and_where_harm_begins() -> None:
+def test_restart_fail_names_the_worst_bin_and_from_where_harm_is_shown() -> None:
     found = replace(RESTART, verdict="fail", first_failing_position=512, uses_history=False)
     assert restart_words(found, 64, 40) == (
         "What it read long ago harms it: at 512 to 4,096 tokens it predicts worse by 0.083 nats per token "
         "(0.071 to 0.096) with everything before than with at most 64 tokens of history and a fresh state. "
-        "The harm begins at 512 tokens."
+        "The harm is shown from 512 tokens on."
     )
 
 

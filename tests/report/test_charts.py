@@ -177,6 +177,35 @@ def test_a_model_keeps_its_colour_where_another_is_missing(runs: Path) -> None:
     assert [(sign.name, sign.colour) for sign in states.legend] == [("large-24m", "@s1")]
 
 
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize(("context", "start", "end"), [(64, 1.0, 4096.0), (2048, 1.0, 4096.0)])
+def test_no_line_runs_through_the_words_at_the_training_length(
+    log: bool, context: int, start: float, end: float
+) -> None:
+    rows: list[marks.Row] = [{"name": "a", "x": 2.0**power, "y": 2.0} for power in range(13)]
+    low, high = 1.0, 2.1
+    raised = marks.headroom(rows, context, start, end, low, high, log=log)
+    share = math.log(2 / low) / math.log(raised / low) if log else (2 - low) / (raised - low)
+    assert marks.HEIGHT * (1 - share) == pytest.approx(marks.WORDS_HEIGHT)
+    # Nothing changes where the line lies lower, only on the other side, off the axis, or where no words are written.
+    away = [row for row in rows if (row["x"] < context / 2 if context == 64 else row["x"] > context * 2)]
+    flat = [{**row, "y": 1.2} for row in rows]
+    off = [{**row, "y": 3.0} for row in rows]
+    for other in (away, flat, off):
+        assert marks.headroom(other, context, start, end, low, high, log=log) == high
+    assert marks.headroom(rows, 4096, start, end, low, high, log=log) == high
+
+
+def test_a_line_that_leaves_at_the_bottom_has_its_value_there(group: Group) -> None:
+    rows: list[marks.Row] = [{"name": group.models[0].name, "x": x, "y": y} for x, y in ((1, 0.1), (9, 1e-6))]
+    signs = marks.signs(group.models, rows)
+    (made,) = marks.end_labels(
+        rows, signs, alt.X("x:Q"), lambda: alt.Y("y:Q"), 1e-4, 1.0, log=True, text=lambda r: f"{r['y']}"
+    )
+    spec = made.to_dict()
+    assert spec["datasets"][spec["data"]["name"]] == [{"x": 9, "y": 1e-4, "text": "1e-06"}]
+
+
 def test_values_at_the_ends_of_lines_do_not_overlap(group: Group) -> None:
     close = [{"name": model.name, "x": 9.0, "y": 2.0 + 0.001 * i} for i, model in enumerate(group.models)]
     signs = marks.signs(group.models, close)

@@ -11,6 +11,7 @@ from tests.report.fabricate import CONTEXT, LENGTH, write_measure, write_train
 
 from lengthwise.errors import InputError
 from lengthwise.report.load import MAX_LOSS_POINTS, load_groups
+from lengthwise.report.tables import all_tables
 from lengthwise.runs import RunFolder
 
 
@@ -102,6 +103,26 @@ def test_same_names_are_numbered(tmp_path: Path) -> None:
     assert [model.name for model in group.models] == ["small-python-4m (1)", "small-python-4m (2)"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["m1", "m1", "m1 (2)"], ["m1 (1)", "m1 (3)", "m1 (2)"]),
+        (["m1 (1)", "m1", "m1"], ["m1 (1)", "m1 (2)", "m1 (3)"]),
+        (["m", "m", "m (1)", "m (1)"], ["m (2)", "m (3)", "m (1) (1)", "m (1) (2)"]),
+    ],
+)
+def test_numbering_never_makes_a_name_that_another_has(tmp_path: Path, labels: list[str], names: list[str]) -> None:
+    folders = [tmp_path / str(index) for index in range(len(labels))]
+    for folder, label in zip(folders, labels, strict=True):
+        write_measure(folder, label=label)
+    (group,) = load_groups(folders)
+    assert [model.name for model in group.models] == names
+    # Every table has a value for each of its columns: the positions' would lack some were two names the same.
+    for table in all_tables(group):
+        assert table.markdown()
+        assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
 def test_different_contexts_are_noted(tmp_path: Path) -> None:
     write_measure(tmp_path / "a", context=128)
     write_measure(tmp_path / "b", context=256)
@@ -153,6 +174,30 @@ def test_array_that_is_absent_is_not_measured(measured: Path) -> None:
     assert model.remembrance.curve("tv") == []
     assert model.states is not None
     assert model.states.per_head is None
+
+
+def test_a_lost_file_of_arrays_is_noted_with_what_is_not_drawn(measured: Path) -> None:
+    assert load_groups([measured])[0].notes == ()
+    (measured / "arrays.safetensors").unlink()
+    assert load_groups([measured])[0].notes == (
+        f"The measurement 'small-python-4m' lacks the file {measured / 'arrays.safetensors'}: its curves of Effective "
+        "Remembrance (total variation, Jensen-Shannon distance, 1 − cosine similarity), the surface of Effective "
+        "Remembrance and the lines of its single heads were measured but cannot be drawn. Its tables are whole.",
+    )
+
+
+def test_a_lost_array_is_noted_by_name(measured: Path) -> None:
+    arrays = RunFolder.open(measured).read_arrays()
+    RunFolder.open(measured).write_arrays({key: value for key, value in arrays.items() if key != "states_std"})
+    assert load_groups([measured])[0].notes == (
+        f"The measurement 'small-python-4m' lacks states_std in {measured / 'arrays.safetensors'}: "
+        "the lines of its single heads were measured but cannot be drawn. Its tables are whole.",
+    )
+
+
+def test_nothing_is_noted_of_what_needs_no_arrays(runs: Path) -> None:
+    assert not (runs / "partial" / "arrays.safetensors").exists()
+    assert load_groups([runs / "partial"])[0].notes == ()
 
 
 def refused(*paths: Path) -> InputError:

@@ -118,6 +118,32 @@ def test_every_part_that_was_not_measured_says_so(runs: Path) -> None:
     ]
 
 
+def test_what_was_measured_but_lost_is_not_called_unmeasured(tmp_path: Path) -> None:
+    write_measure(tmp_path / "run")
+    whole = Elements(build_page(load_groups([tmp_path / "run"]))).text
+    (tmp_path / "run" / "arrays.safetensors").unlink()
+    text = Elements(build_page(load_groups([tmp_path / "run"]))).text
+    assert re.findall(r"(.*): not measured\.", text) == re.findall(r"(.*): not measured\.", whole) == ["Training loss"]
+    drawn_not = re.findall(r"(.*): not drawn\.", text)
+    assert [words.rpartition("small-python-4m")[2] for words in drawn_not] == [
+        "Effective Remembrance",
+        "Single heads over time",
+    ]
+    assert "was measured, but the arrays of its curves are missing" in text
+    assert f"lacks the file {tmp_path / 'run' / 'arrays.safetensors'}" in text
+
+
+@pytest.mark.parametrize(("count", "expected"), [(3, "board"), (4, "board several"), (6, "board several wide")])
+def test_answers_of_many_models_wrap_below_their_names(tmp_path: Path, count: int, expected: str) -> None:
+    for index in range(count):
+        write_measure(tmp_path / str(index), label=f'm "{index}"', metrics=("perplexity",))
+    found = Elements(build_page(load_groups([tmp_path / str(index) for index in range(count)])))
+    (board,) = [attributes for _, attributes in found.tags if (attributes.get("class") or "").startswith("board")]
+    assert board["class"] == expected
+    named = [attributes["data-model"] for tag, attributes in found.tags if tag == "td" and "data-model" in attributes]
+    assert named == [f'm "{index}"' for index in range(count)] * 4
+
+
 def test_notes_are_visible(tmp_path: Path) -> None:
     write_measure(tmp_path / "run", metrics=("perplexity",))
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())

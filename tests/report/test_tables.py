@@ -2,11 +2,13 @@
 
 import csv
 import io
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from lengthwise.report import tables
+from lengthwise.report import charts, tables
 from lengthwise.report.load import load_groups
 from lengthwise.report.records import Group
 from lengthwise.report.tables import Table
@@ -78,6 +80,36 @@ def test_board_compares_the_models(group: Group) -> None:
     ]
     assert rows[0].cells[0].small.splitlines() == ["at worst ×1.18 its best", "(1.17 to 1.20)", "fails from 1,448 on"]
     assert rows[1].cells[2].small.splitlines() == ["−0.0120 nats per token", "(−0.0160 to −0.0080)"]
+
+
+def test_controlled_ratios_are_named_so(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "partial", tmp_path / "run")
+    file = tmp_path / "run" / "summary.json"
+    summary = json.loads(file.read_text())
+    summary["verdicts"]["definition"]["controlled"] = True
+    file.write_text(json.dumps(summary))
+    (plain,), (group,) = load_groups([runs / "partial"]), load_groups([tmp_path / "run"])
+    assert tables.board(plain)[0].question == "Does perplexity hold past 256 tokens?"
+    assert tables.board(group)[0].question == (
+        "Does perplexity hold past 256 tokens, the difficulty of the text taken out?"
+    )
+    captions = [tables.all_tables(each)[0].caption for each in (plain, group)]
+    assert captions[1].removeprefix(captions[0]) == (
+        " Ratios are those of perplexities, the difficulty of the text taken out; strict goes by the perplexities as "
+        "they are, which the chart and the table by position show."
+    )
+
+
+def test_bounds_of_the_verdicts_are_not_called_intervals(group: Group) -> None:
+    found = {table.key: table.caption for table in tables.all_tables(group)}
+    bounds = "97.5 % bounds over documents, the upper one for its own bin, the lower ones for all bins together"
+    assert found["restart"] == f"Negative: the full history helps. Low and high: {bounds}."
+    assert f"Low and high of the worst ratio: {bounds}; those of full − restart" in found["verdicts"]
+    assert "95 % bootstrap intervals" in found["perplexity"]
+    chart = next(each for each in charts.drawn(group) if each.key == "restart")
+    assert chart.caption.endswith(f"; the bands are {bounds}.")
+    assert "bounds, 97.5 % each" in json.dumps(chart.spec)
+    assert "interval" not in json.dumps(chart.spec)
 
 
 def test_board_says_not_measured(runs: Path) -> None:

@@ -104,6 +104,19 @@ def test_story_tells_breaks_why_mended_proof(group: Group) -> None:
     assert lines[3].text.endswith("the gain comes from the states, not from more training.")
 
 
+def test_controlled_ratios_are_said_to_have_the_text_taken_out(group: Group) -> None:
+    changed = []
+    for model in group.models:
+        assert model.definition is not None
+        changed.append(replace(model, definition=replace(model.definition, controlled=True)))
+    lines = words.story(replace(group, models=tuple(changed)))
+    assert lines[0].text.startswith("Perplexity, the difficulty of the text taken out, climbs to 1.18 times its best")
+    assert lines[2].text.startswith(
+        "After 100 steps of State Passing: perplexity, the difficulty of the text taken out, stays at or below 0.97 "
+    )
+    assert not any("difficulty" in line.text for line in words.story(group))
+
+
 def test_control_that_passes_is_no_proof(group: Group) -> None:
     line = words.story(with_verdicts(group, before="fail", control="pass", after="pass"))[-1]
     assert (line.tag, line.tone) == ("No proof", "undecided")

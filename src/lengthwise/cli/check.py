@@ -197,6 +197,7 @@ def _progress() -> "Iterator[Progress | None]":
         yield None
         return
     from rich.console import Console
+    from rich.text import Text
 
     with Console(stderr=True).status("loading") as status:
-        yield lambda name: status.update(f"checked: {name}")
+        yield lambda name: status.update(Text(f"checked: {name}"))

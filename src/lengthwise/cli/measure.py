@@ -167,10 +167,12 @@ def print_summary(out: str, summary: dict[str, Any]) -> None:
         print(f"* {sentence}")
     perplexity = summary.get("perplexity")
     if perplexity:
-        ratios = {r["start"]: r["ratio"] for r in (verdicts.get("definition") or {}).get("ratios", ())}
+        definition = verdicts.get("definition") or {}
+        ratios = {r["start"]: r["ratio"] for r in definition.get("ratios", ())}
+        ratio = "ratio to best inside" + (", difficulty of text taken out" if definition.get("controlled") else "")
         print_table(
             "Perplexity by position",
-            ("tokens read", "perplexity", "low", "high", "ratio to best inside", "bits per byte"),
+            ("tokens read", "perplexity", "low", "high", ratio, "bits per byte"),
             [
                 (
                     f"{each['start']:,} to {each['end']:,}",

@@ -100,7 +100,8 @@ class DefinitionVerdict:
 
     Args:
         verdict: pass, fail or undecided.
-        strict: the definition as it stands: no bin's perplexity exceeds p* at all (point estimates).
+        strict: the definition as it stands: no bin's perplexity exceeds p* at all (point estimates of the perplexities
+            as they are, `plain` of each bin, also where the ratios are controlled).
         tolerance: excess over p* that still passes, e.g. 0.05.
         worst_ratio, worst_low, worst_high, worst_bin: the bin with the largest ratio.
         first_failing_position: start of the first bin that fails; None where none does.
@@ -224,7 +225,7 @@ def definition_verdict(
     worst = ratios[int(np.argmax(point))]
     return DefinitionVerdict(
         verdict=verdict,
-        strict=bool((point <= 0).all()),
+        strict=bool((mean[inside:] <= mean[best]).all()),
         tolerance=tolerance,
         worst_ratio=worst.ratio,
         worst_low=worst.low,

@@ -16,6 +16,8 @@ import altair as alt
 from lengthwise.report import theme
 
 HEIGHT = 300
+WORDS_HEIGHT = 44
+"""Pixels at the top of a chart that the words at the training length take, with a gap below them."""
 LABEL_GAP = 14
 """Least distance in pixels between two values written at the ends of lines."""
 Row = dict[str, Any]
@@ -59,6 +61,8 @@ class Missing:
     key: str
     title: str
     reason: str
+    measured: bool = False
+    """Whether the numbers exist, and only what a chart needs of them is missing."""
 
 
 @runtime_checkable
@@ -169,7 +173,7 @@ def beyond(context: int, low: float, high: float) -> list[alt.Chart]:
     """Tint beyond the training length, a rule at it, its name on the side with more room; nothing on shorter axes."""
     if context >= high:
         return []
-    right = math.log(high / context) >= math.log(context / low)
+    right = _words_right(context, low, high)
     name = f"training length {context:,}"
     text = [name, "beyond training →"] if right else [f"{name} "]
     base = alt.Chart(table([{"x": context, "x2": high, "text": text}]))
@@ -188,6 +192,35 @@ def beyond(context: int, low: float, high: float) -> list[alt.Chart]:
     return [tint, rule, label.encode(x="x:Q", y=alt.value(0), text="text:N")]
 
 
+def _words_right(context: int, low: float, high: float) -> bool:
+    """Whether `beyond` writes its words on the right of the training length."""
+    return math.log(high / context) >= math.log(context / low)
+
+
+def headroom(
+    rows: list[Row], context: int, start: float, end: float, low: float, high: float, *, log: bool = False
+) -> float:
+    """Top of a value axis from `low` to `high`, raised where a line would run through the words of `beyond`.
+
+    Args:
+        rows: points of the lines.
+        context, start, end: training length and limits of the position axis.
+        low, high: limits of the value axis.
+        log: whether that axis is logarithmic.
+    """
+    if context >= end:
+        return high
+    # An octave more than the side of the words, for the line that crosses the training length.
+    near, far = (context / 2, end) if _words_right(context, start, end) else (start, context * 2)
+    beside = [row["y"] for row in rows if near <= row["x"] <= far and low < row["y"] <= high]
+    if not beside:
+        return high
+    share = 1 - WORDS_HEIGHT / HEIGHT
+    if log:
+        return max(high, low * math.exp(math.log(max(beside) / low) / share))
+    return max(high, low + (max(beside) - low) / share)
+
+
 def end_labels(
     rows: list[Row],
     drawn: Sequence[Sign],
@@ -199,7 +232,10 @@ def end_labels(
     log: bool,
     text: Callable[[Row], str],
 ) -> list[alt.Chart]:
-    """The last value of every line, written beside its end and moved apart where two would overlap."""
+    """The last value of every line, written beside its end and moved apart where two would overlap.
+
+    A line that has left the axis at the bottom is labelled there.
+    """
     colours = {sign.name: sign.colour for sign in drawn}
     last: dict[str, Row] = {}
     for row in rows:
@@ -212,7 +248,8 @@ def end_labels(
         return HEIGHT * (1 - (value - low) / (high - low))
 
     ends = sorted(
-        (row for row in last.values() if low <= row["y"] <= high), key=lambda row: (pixel(row["y"]), row["name"])
+        ({**row, "text": text(row), "y": max(row["y"], low)} for row in last.values() if row["y"] <= high),
+        key=lambda row: (pixel(row["y"]), row["name"]),
     )
     placed: list[float] = []
     for row in ends:
@@ -223,7 +260,7 @@ def end_labels(
     for index, row in enumerate(ends):
         # Pushed past the lower edge: the whole stack moves up, which keeps its order and its gaps.
         shift = placed[index] - overflow - pixel(row["y"])
-        label = table([{"x": row["x"], "y": row["y"], "text": text(row)}])
+        label = table([{"x": row["x"], "y": row["y"], "text": row["text"]}])
         charts.append(
             alt.Chart(label)
             .mark_text(

@@ -71,6 +71,7 @@ def perplexity(group: Group, context: int) -> Chart | Missing:
     cut = any(row["y"] > high for row in rows)
     start = max(1.0, context / 16)
     end = float(max(m.length for m in group.models))
+    high = marks.headroom(rows, context, start, end, low, high, log=log)
     x = marks.position_axis("position in tokens", start, end)
 
     def y(field: str = "y") -> alt.Y:
@@ -117,6 +118,7 @@ def restart(group: Group, context: int) -> Chart | Missing:
     shown = marks.signs(group.models, rows)
     low, high = marks.padded([row[key] for row in rows for key in ("y", "low", "high")] + [0.0], log=False, share=0.1)
     start, end = max(1.0, context / 16), float(max(m.length for m in group.models))
+    high = marks.headroom(rows, context, start, end, low, high)
     x = marks.position_axis("position in tokens", start, end)
 
     def y(field: str = "y") -> alt.Y:
@@ -132,7 +134,7 @@ def restart(group: Group, context: int) -> Chart | Missing:
         alt.Tooltip("name:N", title="model"),
         alt.Tooltip("where:N", title="positions"),
         alt.Tooltip("y:Q", title="nats per token", format="+.4f"),
-        alt.Tooltip("sure:N", title="95 % interval"),
+        alt.Tooltip("sure:N", title="bounds, 97.5 % each"),
     ]
     zero = marks.table([{"y": 0.0, "up": "↑ hurts", "down": "↓ helps"}])
     level = alt.Chart(zero).mark_rule(color="@soft", strokeWidth=1).encode(y=y())
@@ -148,7 +150,8 @@ def restart(group: Group, context: int) -> Chart | Missing:
     )
     caption = (
         f"On the same target tokens, the loss with the full history minus that with only the last {context:,} tokens: "
-        "above zero the model would do better to forget, below zero it makes use of old text."
+        "above zero the model would do better to forget, below zero it makes use of old text; "
+        f"the bands are {words.BOUNDS}."
     )
     spec = marks.specification(chart, "Loss with full history minus loss with restart, by position")
     return Chart("restart", title, caption, spec, legend=shown)

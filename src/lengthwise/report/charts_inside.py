@@ -31,17 +31,20 @@ def remembrance(group: Group, context: int, distance: str) -> Chart | Missing:
         if value > 0
     ]
     if not rows:
-        return Missing(key, title, f"Effective Remembrance ({DISTANCES[distance]}) was not measured.")
+        measured = any(m.remembrance.was_measured(distance) for m in group.models if m.remembrance)
+        reason = "was measured, but the arrays of its curves are missing" if measured else "was not measured"
+        return Missing(key, title, f"Effective Remembrance ({DISTANCES[distance]}) {reason}.", measured)
     drawn = marks.signs(group.models, rows)
     rows.sort(key=lambda row: (row["name"], row["x"]))
     # Below a ten-thousandth a line leaves the chart.
     low = min(max(min(row["y"] for row in rows) * 0.8, 1e-4), 0.5)
     last = max(row["end"] for row in rows)
     end = float(last + 1)
+    top = marks.headroom(rows, context, 1.0, end, low, 1.0, log=True)
     x = marks.position_axis("only the last … tokens are read", 1.0, end)
 
     def y(field: str = "y") -> alt.Y:
-        scale = alt.Scale(type="log", domain=[low, 1.0], nice=False)
+        scale = alt.Scale(type="log", domain=[low, top], nice=False)
         steps = (0.0001, 0.001, 0.01, 0.1, 1.0) if low < 0.003 else (0.01, 0.03, 0.1, 0.3, 1.0)
         ticks = [tick for tick in steps if tick >= low]
         return alt.Y(f"{field}:Q", title=DISTANCES[distance], scale=scale, axis=alt.Axis(values=ticks, format="~g"))
@@ -55,7 +58,7 @@ def remembrance(group: Group, context: int, distance: str) -> Chart | Missing:
     chart = alt.layer(
         *marks.beyond(context, 1.0, end),
         *marks.lines(rows, drawn, x, y, tooltip),
-        *marks.end_labels(rows, drawn, x, y, low, 1.0, log=True, text=lambda row: words.share(row["y"])),
+        *marks.end_labels(rows, drawn, x, y, low, top, log=True, text=lambda row: words.share(row["y"])),
     )
     counts = {m.remembrance.num_documents for m in group.models if m.remembrance and m.remembrance.num_documents}
     mean = f", mean of {words.plural(min(counts), 'text')}," if counts else ""
@@ -161,6 +164,7 @@ def states(group: Group, context: int) -> Chart | Missing:
     low, high = marks.padded(values, log=log)
     low = low if log else min(low, 0.0) if min(values) < 0.25 * max(values) else low
     start, end = float(min(row["x"] for row in rows)), float(max(row["x"] for row in rows))
+    high = marks.headroom(rows, context, start, end, low, high, log=log)
     x = marks.position_axis("position in tokens", start, end)
 
     def y(field: str = "y") -> alt.Y:
@@ -246,8 +250,11 @@ def _factors(low: float, high: float) -> list[float]:
 def head_lines(group: Group, context: int) -> list[Chart | Missing]:
     """Std of the top drifting heads over time, relative to the training length: Figure 9 of the paper."""
     subject = group.subject
-    if subject is None or subject.states is None or subject.states.per_head is None:
+    if subject is None or subject.states is None or not subject.states.drift:
         return []
+    if subject.states.per_head is None:
+        reason = "The lines of single heads were measured, but their arrays are missing."
+        return [Missing("head-lines", "Single heads over time", reason, measured=True)]
     picked = subject.states.drift[:SMALL_MULTIPLES]
     per_head = {head.name: _head_rows(group, context, head.layer, head.head) for head in picked}
     everything = [row for rows in per_head.values() for row in rows]

@@ -6,6 +6,7 @@ given together form one group, and so do all training runs and all evaluations.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -201,11 +202,18 @@ def _label(run: RunFolder) -> str:
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """The names, numbered where two are the same: a line of a chart is known by its name."""
-    return [
-        f"{name} ({names[: index + 1].count(name)})" if names.count(name) > 1 else name
-        for index, name in enumerate(names)
-    ]
+    """The names, numbered where two are the same: a line of a chart is known by its name.
+
+    A number that would make a name which another has already is passed over.
+    """
+    found: list[str] = []
+    for name in names:
+        if names.count(name) == 1:
+            found.append(name)
+            continue
+        numbered = (f"{name} ({number})" for number in itertools.count(1))
+        found.append(next(one for one in numbered if one not in names and one not in found))
+    return found
 
 
 def _measured(run: RunFolder, name: str, role: str, notes: list[str]) -> Measured:
@@ -236,6 +244,11 @@ def _measured(run: RunFolder, name: str, role: str, notes: list[str]) -> Measure
             f"'{name}' was read in one pass per text, because its state cannot be carried: {outside.text('why')}."
         )
     arrays = run.read_arrays()
+    remembrance = _remembrance(reader.part("remembrance"), arrays, where)
+    states = _states(reader.part("states"), arrays, where)
+    lost = _lost(run, name, remembrance, states, arrays)
+    if lost:
+        notes.append(lost)
     verdicts = reader.part("verdicts")
     bins = _bins(reader.part("perplexity"), "bins", "perplexity")
     return Measured(
@@ -251,10 +264,37 @@ def _measured(run: RunFolder, name: str, role: str, notes: list[str]) -> Measure
         definition=_definition(verdicts.part("definition") if verdicts else None),
         restart=_restart(verdicts.part("restart") if verdicts else None),
         words=tuple(str(word) for word in (verdicts.items("words") if verdicts else [])),
-        remembrance=_remembrance(reader.part("remembrance"), arrays, where),
-        states=_states(reader.part("states"), arrays, where),
+        remembrance=remembrance,
+        states=states,
         manifest=run.manifest,
     )
+
+
+def _lost(
+    run: RunFolder,
+    name: str,
+    remembrance: Remembrance | None,
+    states: States | None,
+    arrays: dict[str, np.ndarray],
+) -> str:
+    """A note of arrays that the summary speaks of and the run folder lacks; empty where all are there."""
+    lacking, undrawn = [], []
+    if remembrance is not None:
+        # A summary may hold fewer distances than there are: one without a number was not measured.
+        gone = [d for d in DISTANCES if remembrance.was_measured(d) and d not in remembrance.surfaces]
+        lacking += [f"remembrance_{distance}" for distance in gone]
+        curves = ", ".join(DISTANCES[distance] for distance in gone)
+        undrawn += [f"its curves of Effective Remembrance ({curves})"] if gone else []
+        undrawn += ["the surface of Effective Remembrance"] if "tv" in gone else []
+    if states is not None and states.drift and states.per_head is None:
+        lacking.append("states_std")
+        undrawn.append("the lines of its single heads")
+    if not lacking:
+        return ""
+    file = run.path / "arrays.safetensors"
+    what = f"{', '.join(lacking)} in {file}" if file.exists() else f"the file {file}"
+    drawn = ", ".join(undrawn[:-1]) + (" and " if undrawn[:-1] else "") + undrawn[-1]
+    return f"The measurement '{name}' lacks {what}: {drawn} were measured but cannot be drawn. Its tables are whole."
 
 
 def _bins(reader: Reader | None, key: str, value: str) -> tuple[Bin, ...]:
@@ -290,6 +330,7 @@ def _definition(reader: Reader | None) -> Definition | None:
         best_bin=reader.span("best_bin"),
         best_perplexity=reader.number("best_perplexity"),
         ratios=_bins(reader, "ratios", "ratio"),
+        controlled=reader.flag("controlled") or False,
     )
 
 

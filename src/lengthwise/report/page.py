@@ -213,7 +213,7 @@ def _blocks(found: list[Chart | Missing], prefix: str, specs: dict[str, Any]) ->
             shown |= {"id": f"{prefix}-{item.key}", "spec": item.spec}
             specs[shown["id"]] = without_legend(item.spec)
         else:
-            shown["reason"] = item.reason
+            shown |= {"reason": item.reason, "state": "not drawn" if item.measured else "not measured"}
         if blocks and small and blocks[-1]["small"]:
             blocks[-1]["charts"].append(shown)
         else:

@@ -53,6 +53,8 @@ class Definition:
     best_bin: tuple[int, int] | None
     best_perplexity: float | None
     ratios: tuple[Bin, ...]
+    controlled: bool = False
+    """Whether the ratios have the difficulty of each bin's text taken out; `strict` and the perplexities have not."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ class Remembrance:
     area: dict[str, float | None]
     num_documents: int | None
     surfaces: dict[str, np.ndarray]
+
+    def was_measured(self, distance: str) -> bool:
+        """Whether the summary has numbers of this distance, whatever became of its surface."""
+        return self.out_of_window.get(distance) is not None or self.area.get(distance) is not None
 
     def curve(self, distance: str) -> list[tuple[int, float]]:
         """(start, value) at the final end, for one distance; empty where it was not measured."""

@@ -189,7 +189,10 @@ def _quoted(text: str) -> str:
 
 
 def _select(name: str, files: list[str]) -> str:
-    """One run's answers; a last line torn by a kill is left out, an answer in two parts counts once."""
+    """One run's answers. An answer that occurs in two parts counts once.
+
+    Any line that is no answer is left out, wherever it stands: most often a last one that a kill has torn.
+    """
     columns = ", ".join(f"{_quoted(column)}: {_quoted(kind)}" for column, kind in SAMPLES.items())
     read = f"read_json([{', '.join(map(_quoted, files))}], format = 'newline_delimited', columns = {{{columns}}}, "
     read += "ignore_errors = true, maximum_object_size = 268435456)"

@@ -193,13 +193,19 @@ def board(group: Group) -> tuple[Row, ...]:
     if group.subject is None:
         return ()
     context = group.subject.context_length
+    how = f", {words.CONTROLLED}" if _controlled(group) else ""
     questions = [
-        (f"Does perplexity hold past {context:,} tokens?", _definition),
+        (f"Does perplexity hold past {context:,} tokens{how}?", _definition),
         (f"Does history beyond the last {context:,} tokens help?", _history),
         ("Spread of the state at the far end, relative to the training length", _growth),
         (f"Weight of text over {context:,} tokens back in the prediction, 0 to 1", _old_text),
     ]
     return tuple(Row(question, tuple(answer(model) for model in group.models)) for question, answer in questions)
+
+
+def _controlled(group: Group) -> bool:
+    """Whether some ratio of the group has the difficulty of the text taken out."""
+    return any(model.definition is not None and model.definition.controlled for model in group.models)
 
 
 MISSING = Cell("not measured")
@@ -256,7 +262,7 @@ def all_tables(group: Group) -> tuple[Table, ...]:
             group,
             "restart",
             "Full history minus restart, in nats per token",
-            "Negative: the full history helps. 95 % bootstrap intervals over documents.",
+            f"Negative: the full history helps. Low and high: {words.BOUNDS}.",
             {m.name: m.restart.bins if m.restart else () for m in group.models},
         ),
         _remembrance(group),
@@ -306,6 +312,15 @@ def _verdicts(group: Group) -> Table:
         "first failing position",
     )
     caption = "Definition 3.2 made practical, and full history against restart with the last tokens of training length."
+    caption += (
+        f" Low and high of the worst ratio: {words.BOUNDS}; those of full − restart, over all bins: a "
+        "two-sided 95 % interval."
+    )
+    if _controlled(group):
+        caption += (
+            f" Ratios are those of perplexities, {words.CONTROLLED}; strict goes by the perplexities as they are, "
+            "which the chart and the table by position show."
+        )
     return Table("verdicts", "Verdicts", caption, columns, tuple(rows))
 
 

@@ -12,6 +12,10 @@ from lengthwise.report.records import Group, Measured
 
 VERDICT_WORDS = {"pass": "holds", "fail": "breaks", "undecided": "undecided", None: "not measured"}
 """A verdict as the page shows it."""
+CONTROLLED = "the difficulty of the text taken out"
+"""What the ratios of a verdict with a control variate are, beside the perplexities of charts and tables."""
+BOUNDS = "97.5 % bounds over documents, the upper one for its own bin, the lower ones for all bins together"
+"""What `low` and `high` of the verdicts' bins are: made for "is every bin good?" and "is some bin bad?"."""
 DRIFT_FACTOR = 1.1
 """Change of the state's std past T that is worth calling a drift; State Passing in the paper's Figure 4 shows +10 %."""
 
@@ -215,12 +219,13 @@ def _definition_words(model: Measured) -> str:
     if found is None or found.worst_ratio is None or found.verdict is None:
         return ""
     worst = f"{found.worst_ratio:.2f} times its best within the training length"
+    perplexity = f"Perplexity, {CONTROLLED}," if found.controlled else "Perplexity"
     if found.verdict == "fail":
         from_there = f", beyond the tolerance from {count(found.first_failing)} on" if found.first_failing else ""
-        return f"Perplexity climbs to {worst}{from_there}."
+        return f"{perplexity} climbs to {worst}{from_there}."
     if found.verdict == "pass":
-        return f"Perplexity stays at or below {worst}."
-    return f"Perplexity reaches {worst}: too close to the tolerance for this much text to decide."
+        return f"{perplexity} stays at or below {worst}."
+    return f"{perplexity} reaches {worst}: too close to the tolerance for this much text to decide."
 
 
 def _restart_words(model: Measured) -> str:

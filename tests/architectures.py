@@ -120,8 +120,8 @@ def formats_of(architecture: Architecture) -> list[str]:
 
 def state_of(architecture: Architecture) -> str:
     """State of one sequence in float32, as `lengthwise models` gives it."""
-    from lengthwise.cli.common import human_bytes
     from lengthwise.cli.models import _preset
+    from lengthwise.units import human_bytes
 
     sizes = _preset(architecture.preset)
     parts = []

@@ -1,12 +1,16 @@
 """Comparison of tensors for all tests, and the forms an op comes in."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
 
 from lengthwise.native import resolve_backend
+from lengthwise.runs import RunFolder, write_failure
 
 # An op's forms by the name of a test: in float64 to the last bits, in float32 by torch and by the kernel in C.
 FORMS = {
@@ -47,3 +51,22 @@ def assert_close(name: str, actual: torch.Tensor, expected: torch.Tensor, rel_rm
     assert torch.isfinite(actual).all(), f"{name}: {int((~torch.isfinite(actual)).sum())} values are not finite"
     error = relative_rms(actual, expected)
     assert error <= rel_rms, f"{name}: relative RMS error {error:.3g} above {rel_rms:.3g}"
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """The device is full from the line `at` of metrics or samples on, counted from 0: nothing more can be written."""
+    count = 0
+    whole = RunFolder._append
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def append(self: RunFolder, name: str, record: dict[str, Any]) -> None:
+        nonlocal count
+        if count >= at:
+            monkeypatch.setattr(os, "fsync", full)
+            raise write_failure(OSError(errno.ENOSPC, "No space left on device"), self.path / name, 100)
+        count += 1
+        whole(self, name, record)
+
+    monkeypatch.setattr(RunFolder, "_append", append)

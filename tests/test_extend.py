@@ -15,6 +15,7 @@ from lengthwise.interventions import InterventionConfig
 from lengthwise.models import Mamba2Config, ModelConfig
 from lengthwise.runs import RunFolder
 from lengthwise.train import TrainConfig, train
+from tests.helpers import fill_disk
 
 MEASURE = {
     "length": 64,
@@ -194,3 +195,10 @@ def test_unknown_and_missing_settings_are_named() -> None:
         ExtendConfig.from_dict({"model": "m", "stepps": 5})
     with pytest.raises(InputError, match="got no model"):
         ExtendConfig.from_dict({"steps": 5})
+
+
+def test_a_full_disk_is_told_by_what_met_it_first(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_disk(monkeypatch, 1)
+    with pytest.raises(RunFailure, match="no space left on the device") as raised:
+        extend(config_for(world), tmp_path / "run", progress=False)
+    assert raised.value.where == str(tmp_path / "run/before/metrics.jsonl")

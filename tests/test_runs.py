@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from lengthwise.errors import InputError, RunFailure, near_matches
-from lengthwise.runs import RunFolder, atomic_write_bytes, atomic_write_json
+from lengthwise.runs import RunFolder, atomic_write_bytes, atomic_write_json, check_new_folder, usual_mode
 from lengthwise.seeds import derive_seed
+from tests.helpers import fill_disk
 
 
 def test_create_open_and_finish(tmp_path: Path) -> None:
@@ -96,6 +97,66 @@ def test_full_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_failure_is_noted_and_handed_on(tmp_path: Path) -> None:
+    failure = RunFailure(expected="a", got="b", where="c", fix="d")
+    for name, writes, status in (("first", True, "failed"), ("other", False, "running")):
+        run = RunFolder.create(tmp_path / name, "measure", {})
+        with pytest.raises(RunFailure) as raised, run.noting_failure(writes=writes):
+            raise failure
+        assert raised.value is failure
+        assert RunFolder.open(run.path).manifest["status"] == status
+    with run.noting_failure():
+        pass
+    assert RunFolder.open(run.path).manifest["status"] == "running"
+
+
+def test_on_a_full_device_the_first_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder.create(tmp_path / "run", "measure", {})
+    fill_disk(monkeypatch, 1)
+    run.append_metrics({"step": 1})
+    with pytest.raises(RunFailure) as raised, run.noting_failure():
+        run.append_metrics({"step": 2})
+    assert raised.value.where == str(run.path / "metrics.jsonl")
+    assert RunFolder.open(run.path).manifest["status"] == "running"  # that, too, could not be written
+    assert RunFolder.open(run.path).read_metrics() == [{"step": 1}]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link to a pipe"])
+def test_what_is_no_file_is_not_replaced(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "target"
+    if kind == "folder":
+        target.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(target)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        target.symlink_to("pipe")
+    before = sorted(tmp_path.iterdir()), target.lstat().st_ino
+    with pytest.raises(InputError) as caught:
+        atomic_write_bytes(target, b"new")
+    assert caught.value.expected == "the name of a file, new or to be replaced"
+    assert caught.value.got == ("a folder" if kind == "folder" else "a device, pipe or socket of that name")
+    assert caught.value.where == str(target)
+    assert caught.value.fix == "give the name of a file"
+    assert (sorted(tmp_path.iterdir()), target.lstat().st_ino) == before
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_files_get_the_mode_that_the_umask_gives(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        atomic_write_bytes(tmp_path / "file", b"")
+        with usual_mode(tmp_path / "made"):
+            (tmp_path / "made").unlink()
+            os.close(os.open(tmp_path / "made", os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "file": 0o666 & ~umask,
+        "made": 0o666 & ~umask,
+    }
+
+
 def test_errors_have_four_parts_and_survive_pickling() -> None:
     error = InputError(expected="a", got="b", where="c", fix="d")
     assert str(error) == "expected a; got b; in c; d"
@@ -112,3 +173,15 @@ def test_seeds_do_not_depend_on_order_or_process() -> None:
     assert derive_seed(0, "noise", 3) == derive_seed(0, "noise", 3)
     assert len({derive_seed(0, "noise", i) for i in range(100)} | {derive_seed(1, "noise", 0)}) == 101
     assert derive_seed(7, "windows", 2) == json.loads(json.dumps(derive_seed(7, "windows", 2)))
+
+
+def test_a_folder_in_use_is_refused_before_any_work(tmp_path: Path) -> None:
+    check_new_folder(tmp_path / "new")
+    check_new_folder(tmp_path)
+    (tmp_path / "thesis.txt").write_text("precious")
+    for path, got in ((tmp_path, "a folder with other files in it"), (tmp_path / "thesis.txt", "a file")):
+        with pytest.raises(InputError) as raised:
+            check_new_folder(path)
+        error = raised.value
+        assert (error.expected, error.got) == ("an empty or new folder", got)
+        assert (error.where, error.fix) == (str(path), "choose another --out")

@@ -1,10 +1,13 @@
 """The state as a value."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lengthwise.errors import InputError
 from lengthwise.layers.mamba2 import Mamba2State
@@ -101,6 +104,36 @@ def test_errors(tmp_path: Path, unchecked: None) -> None:
         make().map("recurent", lambda tensor: tensor)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"rows \[2, 3\]"):
         State((make(2).layers[0], make(3).layers[0]))
+
+
+def test_load_where_no_layer_was_imported_before(tmp_path: Path) -> None:
+    make().save(tmp_path / "state.safetensors")
+    program = "import sys; from lengthwise.state import State; print(type(State.load(sys.argv[1]).layers[1]).__name__)"
+    command = [sys.executable, "-c", program, str(tmp_path / "state.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == "Mamba2State\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("records", "changes", "got"),
+    [
+        ("5", {}, "TypeError"),
+        ('["Mamba2State", {}]', {}, "unhashable"),
+        ('["Mamba2State", "NoSuchState"]', {}, "no record NoSuchState is defined here; import the module"),
+        ('["Mamba2State", "Mamba2State"]', {"layers.1.ssm": torch.zeros(())}, "a tensor without dimensions"),
+        ('["Mamba2State", "Mamba2State"]', {"layers.2.ssm": torch.zeros(3)}, "belong to no layer: layers.2.ssm"),
+        ('["Mamba2State"]', {}, "belong to no layer: layers.1.conv, layers.1.ssm"),
+    ],
+)
+def test_files_that_hold_no_state(
+    unchecked: None, tmp_path: Path, records: str, changes: dict[str, torch.Tensor], got: str
+) -> None:
+    tensors = {name: tensor.clone() for name, tensor in make().named_tensors()} | changes
+    save_file(tensors, tmp_path / "state.safetensors", metadata={"records": records, "channels": "[]"})
+    with pytest.raises(InputError) as error:
+        State.load(tmp_path / "state.safetensors")
+    assert got in error.value.got
+    assert error.value.where == str(tmp_path / "state.safetensors")
 
 
 @dataclass(frozen=True)

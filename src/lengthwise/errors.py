@@ -5,7 +5,9 @@ traceback and leaves with `exit_code`.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from typing import Any
 
 
 class LengthwiseError(Exception):
@@ -59,3 +61,23 @@ def check_keys(given: Iterable[str], known: Sequence[str], *, expected: str, whe
     for key in given:
         if key not in known:
             raise InputError(expected=expected, got=repr(key), where=where, fix=near_matches(key, known))
+
+
+def check_settings(given: Iterable[str], config: type[Any], *, expected: str) -> None:
+    """Raise InputError for a setting that the dataclass `config` does not know, and for one that it needs.
+
+    Args:
+        given: names of the settings, e.g. of a file.
+        config: what they are settings of.
+        expected: what a known one is, e.g. ``"a known setting of a measurement"``.
+    """
+    names, known = list(given), fields(config)
+    check_keys(names, [each.name for each in known], expected=expected, where=config.__name__)
+    needed = [each.name for each in known if each.default is MISSING and each.default_factory is MISSING]
+    if missing := [name for name in needed if name not in names]:
+        raise InputError(
+            expected="every setting without a default",
+            got=f"no {', '.join(missing)}",
+            where=config.__name__,
+            fix=f"add {', '.join(missing)}",
+        )

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lengthwise.errors import InputError, LengthwiseError, check_keys
+from lengthwise.errors import InputError, check_settings
 from lengthwise.interventions.config import InterventionConfig
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.runs import RunFolder
@@ -184,18 +184,9 @@ class ExtendConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ExtendConfig:
-        """The inverse of `to_dict`. Raises InputError for an unknown key, naming near matches."""
-        known = [f.name for f in fields(cls)]
-        check_keys(data, known, expected="a known setting of an extension", where="ExtendConfig")
+        """The inverse of `to_dict`. Raises InputError for a key that is unknown, with near matches, or missing."""
+        check_settings(data, cls, expected="a known setting of an extension")
         values = dict(data)
-        required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-        if missing := [name for name in required if name not in values]:
-            raise InputError(
-                expected="every setting without a default",
-                got=f"no {', '.join(missing)}",
-                where="ExtendConfig",
-                fix="add them",
-            )
         if isinstance(values.get("intervention"), dict):
             values["intervention"] = InterventionConfig.from_dict(values["intervention"])
         return cls(**values)
@@ -232,21 +223,17 @@ def extend(
     checkpoint = load_checkpoint(config.model)
     config = config.resolved(checkpoint)
     run = RunFolder.create(out, kind, config.to_dict(), resume=resume)
-    try:
+    with run.noting_failure():
         comparison = _extend(config, run, checkpoint, progress)
-    except LengthwiseError:
-        run.finish("failed")
-        raise
     run.finish()
     return comparison
 
 
 def _extend(config: ExtendConfig, run: RunFolder, checkpoint: Checkpoint, progress: bool) -> dict[str, Any]:
-    from lengthwise.checkpoints import load_checkpoint
+    from lengthwise.checkpoints import load_checkpoint, replace_checkpoint
     from lengthwise.measure.inputs import sample
     from lengthwise.measure.run import measure
     from lengthwise.train.loop import train
-    from lengthwise.train.snapshots import write_model
 
     def say(number: int, what: str) -> None:
         if progress:
@@ -255,6 +242,7 @@ def _extend(config: ExtendConfig, run: RunFolder, checkpoint: Checkpoint, progre
     # One set of sequences for all three: a difference between them can only come from the weights.
     first = config.measure_config(config.model, "before")
     text = sample(first.resolved(config.context_length), checkpoint, progress=progress)
+    run.update_manifest(num_undecodable_files=text.num_undecodable_files)
 
     def measured(name: str, model: str, loaded: Checkpoint) -> dict[str, Any]:
         settings = config.measure_config(model, name)
@@ -266,7 +254,7 @@ def _extend(config: ExtendConfig, run: RunFolder, checkpoint: Checkpoint, progre
     summaries = {"before": measured("before", config.model, checkpoint)}
     say(2, f"training with {kind}, {config.steps} steps")
     extended = train(intervention_config, run.path / "train-intervention", resume=True, progress=progress)
-    write_model(run.path / "checkpoint", load_checkpoint(extended.checkpoint_path))
+    replace_checkpoint(run.path / "checkpoint", load_checkpoint(extended.checkpoint_path))
     say(3, f"training the control: zero states, the same {config.steps} steps")
     control = train(control_config, run.path / "train-control", resume=True, progress=progress)
     for number, name, path in ((4, "control", control.checkpoint_path), (5, "after", run.path / "checkpoint")):

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from lengthwise.checkpoints import load_checkpoint
 from lengthwise.devices import choose_device
 from lengthwise.engines import OpenedModel, open_model
@@ -21,9 +23,8 @@ from lengthwise.evaluate.config import BLOCK, EvalConfig
 from lengthwise.evaluate.run import Subject, lay_out
 from lengthwise.extend import ExtendConfig
 from lengthwise.measure.config import MeasureConfig
+from lengthwise.measure.pieces import Pieces
 from lengthwise.measure.remembrance import TOKENS_PER_FORWARD as REMEMBRANCE_TOKENS
-from lengthwise.measure.remembrance import remembrance_starts
-from lengthwise.measure.restart import default_stride, windows
 from lengthwise.measure.run import offered, plan_attention, resolve
 from lengthwise.models.config import (
     AttentionConfig,
@@ -40,24 +41,30 @@ from lengthwise.native import resolve_backend
 from lengthwise.tasks.base import Task
 from lengthwise.train.config import TrainConfig
 from lengthwise.train.prepare import starting_point
+from lengthwise.units import FLOAT_BYTES
 
-FLOAT_BYTES = 4
 PROCESS_BYTES = 250_000_000
 """Python with torch and no model loaded, resident, on Linux."""
 
 
-def layer_floats(config: ModelConfig) -> int:
-    """Numbers that the largest layer makes per token: projections, convolution, chunk matrices, gates, norms, MLP."""
-    return max(_mixer_floats(config.d_model, mixer) for mixer in set(config.mixers)) + _mlp_floats(config)
+def layer_floats(config: ModelConfig, device: torch.device, dtype: torch.dtype = torch.float32) -> int:
+    """Numbers that the largest layer makes per token: projections, convolution, chunk matrices, gates, norms, MLP.
+
+    Args:
+        config: sizes.
+        device, dtype: where and in which numbers the model runs: kernels in C make fewer of them than torch.
+    """
+    native = resolve_backend("auto", device, dtype) == "native"
+    return max(_mixer_floats(config.d_model, mixer, native) for mixer in set(config.mixers)) + _mlp_floats(config)
 
 
-def _mixer_floats(d_model: int, mixer: MixerConfig) -> int:
+def _mixer_floats(d_model: int, mixer: MixerConfig, native: bool) -> int:
     match mixer:
         case Mamba2Config():
             heads = mixer.num_heads(d_model)
             inner = heads * mixer.headdim
             conv_width = inner + 2 * mixer.ngroups * mixer.d_state
-            if resolve_backend("auto", choose_device("auto")) == "native":
+            if native:
                 # The projection, the output, and a state for each chunk; the rest is computed again. The residual
                 # stream with its norm counts double, for the gradients of the layer at work.
                 return 6 * d_model + inner + conv_width + heads + inner + inner * mixer.d_state // mixer.chunk_size
@@ -70,7 +77,8 @@ def _mixer_floats(d_model: int, mixer: MixerConfig) -> int:
             keys, values = mixer.key_width(d_model), mixer.value_width(d_model)
             return 3 * d_model + 8 * keys + 7 * values + 2 * mixer.num_heads * mixer.chunk_size
         case RWKV6Config():
-            return 22 * d_model + 5 * mixer.mix_rank + mixer.decay_rank + 2 * d_model // mixer.head_size * 64
+            heads = d_model // mixer.head_size
+            return 22 * d_model + 5 * mixer.mix_rank + mixer.decay_rank + 2 * heads * mixer.chunk_size
         case RGLRUConfig():
             return 3 * d_model + 10 * mixer.width(d_model)
         case AttentionConfig():
@@ -105,9 +113,10 @@ def train_plan(config: TrainConfig) -> dict[str, Any]:
     tokens = config.steps * config.batch_size * context_length
     micro_batch = config.batch_size // config.grad_accum
     state_bytes = model.init_state(1).nbytes
+    floats = layer_floats(sizes, choose_device(config.device))
     memory = {
         "weights, gradients, moments": 4 * FLOAT_BYTES * parameters,
-        "activations": micro_batch * context_length * sizes.num_layers * layer_floats(sizes) * FLOAT_BYTES,
+        "activations": micro_batch * context_length * sizes.num_layers * floats * FLOAT_BYTES,
         "logits": logit_bytes(sizes, micro_batch * context_length, gradients=True),
         "states": 3 * micro_batch * state_bytes,
         "process": PROCESS_BYTES,
@@ -140,22 +149,8 @@ def measure_plan(config: MeasureConfig) -> dict[str, Any]:
     opened = open_model(config.model, engine=config.engine)
     full, skipped = offered(resolve(config, opened), opened)
     assert full.length is not None
-    assert full.context_length is not None
-    assert full.remembrance_length is not None
-    stride = full.restart_stride or default_stride(full.context_length)
-    num_windows = len(list(windows(full.length, full.context_length, stride)))
-    starts = remembrance_starts(full.remembrance_length - 1, full.context_length, full.remembrance_starts)
-    reads = {
-        "stream": full.num_sequences * full.length,
-        "restart": full.num_sequences * num_windows * full.context_length,
-        "remembrance": full.remembrance_documents * sum(full.remembrance_length - start for start in starts),
-    }
-    wanted = {
-        "stream": {"perplexity", "restart", "states"},
-        "restart": {"restart"},
-        "remembrance": {"remembrance"},
-    }
-    memory, state_bytes = _measure_memory(opened, full, len(starts))
+    pieces = Pieces.make(full, full.num_sequences, opened.reading)
+    memory, state_bytes = _measure_memory(opened, full, len(pieces.starts))
     attention = plan_attention(full, opened)
     if attention is not None:
         memory["keys and values"] = attention["bytes_of_largest_batch"]
@@ -171,7 +166,7 @@ def measure_plan(config: MeasureConfig) -> dict[str, Any]:
         "length": full.length,
         "num_sequences": full.num_sequences,
         "metrics": list(full.metrics),
-        "tokens_read": {name: count for name, count in reads.items() if wanted[name] & set(full.metrics)},
+        "tokens_read": pieces.tokens_read(),
         "state_bytes_per_sequence": state_bytes,
         "memory_bytes": {**memory, "all": sum(memory.values())},
     }
@@ -187,11 +182,11 @@ def _measure_memory(opened: OpenedModel, config: MeasureConfig, num_starts: int)
         once = config.length if opened.reading == "one-shot" else together
         return {**one_pass_bytes(opened, once), "text": text, "process": PROCESS_BYTES}, None
     sizes, state_bytes = model.config, model.init_state(1).nbytes
-    rows = max(config.batch_size, num_starts if "remembrance" in config.metrics else 0)
+    rows = max(config.batch_size, num_starts)
     return {
         "weights": FLOAT_BYTES * model.num_parameters(),
         # Without gradients only one layer's activations live at a time, beside the residual stream.
-        "activations": together * layer_floats(sizes) * FLOAT_BYTES,
+        "activations": together * layer_floats(sizes, choose_device(config.device)) * FLOAT_BYTES,
         "logits": logit_bytes(sizes, together, gradients=False),
         "states": 2 * rows * state_bytes,
         "text": text,
@@ -233,9 +228,10 @@ def _eval_memory(config: EvalConfig, subject: Subject, longest: int) -> dict[str
         # States wait where prompts part ways and for a batch of answers; a block has no more of them than samples.
         waiting = min(BLOCK, config.num_samples) if config.reuse_prefixes else rows
         state = model.init_state(1).nbytes + model.attention_state_bytes(longest)
+        first = next(model.parameters())
         return {
-            "weights": next(model.parameters()).element_size() * model.num_parameters(),
-            "activations": together * layer_floats(sizes) * FLOAT_BYTES,
+            "weights": first.element_size() * model.num_parameters(),
+            "activations": together * layer_floats(sizes, first.device, first.dtype) * FLOAT_BYTES,
             "logits": 2 * rows * sizes.padded_vocab_size * FLOAT_BYTES,
             "states": (2 * GENERATED * rows + waiting) * state,
             "process": PROCESS_BYTES,

@@ -17,20 +17,24 @@ import json
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lengthwise.errors import InputError, RunFailure
+from lengthwise.errors import InputError, LengthwiseError, RunFailure
 
 if TYPE_CHECKING:
     import numpy as np
 
 FORMAT_VERSION = 1
 KINDS = ("train", "measure", "extend", "demo", "eval")
+FREE_AND_RESUME = "free some space, then give the same command with --resume; what was finished is kept"
+CHECK_AND_RESUME = "check the folder and its permissions, then resume"
 _PACKAGES = ("lengthwise", "torch", "numpy", "safetensors", "tokenizers", "transformers")
 
 
@@ -38,11 +42,13 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that a reader or a crash sees the old or the new content, never a mixture.
 
     Raises:
+        InputError: where `path` is something else than a file, which a rename would remove.
         RunFailure: where the device is full or the folder cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(data)
@@ -54,15 +60,74 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
         raise write_failure(error, path, len(data)) from error
 
 
+def check_new_folder(path: Path) -> None:
+    """Refuse to write a run where something is already.
+
+    Raises:
+        InputError: where there is a file, or a folder with files in it.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(
+            expected="an empty or new folder",
+            got="a file" if path.is_file() else "a folder with other files in it",
+            where=str(path),
+            fix="choose another --out",
+        )
+
+
+def flush_files(folder: Path) -> None:
+    """Force every file of a folder, and the folder itself, to the disk."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    flush_folder(folder)
+
+
+def flush_folder(folder: Path) -> None:
+    """Force the names in a folder to the disk, after one of them was changed."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to put a file where a folder, a device or a pipe is: a rename would take its place without a word.
+
+    Raises:
+        InputError: where `path` is there and is no regular file.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(
+            expected="the name of a file, new or to be replaced",
+            got="a folder" if path.is_dir() else "a device, pipe or socket of that name",
+            where=str(path),
+            fix="give the name of a file",
+        )
+
+
+@contextmanager
+def usual_mode(path: Path) -> Iterator[None]:
+    """Give a file that the block writes the permissions of any new file here, which the user's umask decides.
+
+    safetensors writes beside the file and renames, and what it leaves is readable by its owner alone.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    yield
+    path.chmod(mode)
+
+
 def write_failure(error: OSError, path: Path, num_bytes: int | None = None) -> RunFailure:
     """The four-part form of a failed write."""
     size = "room" if num_bytes is None else f"{num_bytes:,} bytes of room"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         parent = next(folder for folder in path.absolute().parents if folder.exists())
         got = f"no space left on the device ({shutil.disk_usage(parent).free:,} bytes free)"
-        fix = "free some space, then give the same command with --resume; what was finished is kept"
+        fix = FREE_AND_RESUME
     else:
-        got, fix = f"{type(error).__name__}: {error.strerror}", "check the folder and its permissions, then resume"
+        got, fix = f"{type(error).__name__}: {error.strerror}", CHECK_AND_RESUME
     return RunFailure(expected=f"{size} to write", got=got, where=str(path), fix=fix)
 
 
@@ -157,13 +222,7 @@ class RunFolder:
                 )
             found.update_manifest(status="running", resumed=[*found.manifest.get("resumed", []), _now()])
             return found
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise InputError(
-                expected="an empty or new folder",
-                got="a file" if path.is_file() else "a folder with other files in it",
-                where=str(path),
-                fix="choose another --out",
-            )
+        check_new_folder(path)
         run = cls(path, {})
         run.update_manifest(
             format_version=FORMAT_VERSION,
@@ -217,6 +276,22 @@ class RunFolder:
         """Record the end of the run."""
         self.update_manifest(status=status, finished=_now())
 
+    @contextmanager
+    def noting_failure(self, *, writes: bool = True) -> Iterator[None]:
+        """Record the run as failed where the block fails; the failure goes on to the caller.
+
+        Args:
+            writes: whether it is this process that writes the manifest.
+        """
+        try:
+            yield
+        except LengthwiseError:
+            if writes:
+                # The disk may be what failed; the failure in hand says more than a second one about the manifest.
+                with suppress(RunFailure):
+                    self.finish("failed")
+            raise
+
     def append_metrics(self, record: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""
         self._append("metrics.jsonl", record)
@@ -226,11 +301,11 @@ class RunFolder:
         self._append(name, record)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All complete lines of `metrics.jsonl`; a last line torn by a kill is left out."""
+        """All whole lines of `metrics.jsonl`; a line torn by a kill is left out, also where others follow it."""
         return self._read_lines("metrics.jsonl")
 
     def read_samples(self, name: str = "samples.jsonl") -> list[dict[str, Any]]:
-        """All complete lines of `samples.jsonl`, or of the file of one of several processes."""
+        """The same of `samples.jsonl`, or of the file of one of several processes."""
         return self._read_lines(name)
 
     def replace_samples(self, records: list[dict[str, Any]]) -> None:

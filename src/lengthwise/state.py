@@ -18,6 +18,7 @@ Batch is dimension 0 of every tensor.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -74,11 +75,11 @@ class State:
     channels: tuple[MixerState | None, ...] = ()
 
     def __post_init__(self) -> None:
-        rows = {tensor.shape[0] for _, tensor in self.named_tensors()}
-        if len(rows) != 1:
+        rows = {tensor.shape[0] if tensor.dim() else None for _, tensor in self.named_tensors()}
+        if len(rows) != 1 or None in rows:
             raise InputError(
                 expected="a state whose tensors all have the same number of rows",
-                got=f"rows {sorted(rows)}",
+                got="a tensor without dimensions" if None in rows else f"rows {sorted(filter(None, rows))}",
                 where="State",
                 fix="build it with init_state(batch) or State.cat",
             )
@@ -211,9 +212,13 @@ class State:
         """Write to a safetensors file, atomically."""
         # Copies: layers may share a tensor, which the format does not allow.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.named_tensors()}
-        names = json.dumps([type(layer).__name__ for layer in self.layers])
-        channels = json.dumps([None if record is None else type(record).__name__ for record in self.channels])
-        atomic_write_bytes(Path(path), serialize(tensors, metadata={"records": names, "channels": channels}))
+        metadata = {
+            "records": [type(layer).__name__ for layer in self.layers],
+            "channels": [None if record is None else type(record).__name__ for record in self.channels],
+            "modules": {type(record).__name__: type(record).__module__ for _, record in self._records()},
+        }
+        text = {key: json.dumps(value) for key, value in metadata.items()}
+        atomic_write_bytes(Path(path), serialize(tensors, metadata=text))
 
     @staticmethod
     def load(path: str | Path) -> State:
@@ -224,26 +229,36 @@ class State:
         """
         try:
             with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                names, others = json.loads(metadata["records"]), json.loads(metadata.get("channels", "[]"))
+                metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-            layers = [_record(name, f"layers.{index}", tensors) for index, name in enumerate(names)]
-            channels = [
-                None if name is None else _record(name, f"layers.{index}.channel", tensors)
-                for index, name in enumerate(others)
+            modules = metadata.get("modules", {})
+            layers = [
+                _record(name, modules, f"layers.{index}", tensors) for index, name in enumerate(metadata["records"])
             ]
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            channels = [
+                None if name is None else _record(name, modules, f"layers.{index}.channel", tensors)
+                for index, name in enumerate(metadata.get("channels", []))
+            ]
+            state = State(tuple(layers), tuple(channels))
+            if unknown := sorted(tensors.keys() - {name for name, _ in state.named_tensors()}):
+                raise ValueError(f"tensors that belong to no layer: {', '.join(unknown[:4])}")
+        except (OSError, SafetensorError, ImportError, LookupError, TypeError, AttributeError, ValueError) as error:
             raise InputError(
                 expected="a state written by State.save",
                 got=f"{type(error).__name__}: {error}",
                 where=str(path),
                 fix="check the path, or save the state again",
             ) from error
-        return State(tuple(layers), tuple(channels))
+        return state
 
 
-def _record(name: str, prefix: str, tensors: Mapping[str, Tensor]) -> MixerState:
-    """A record from the tensors of a file."""
+def _record(name: str, modules: Mapping[str, str], prefix: str, tensors: Mapping[str, Tensor]) -> MixerState:
+    """A record from the tensors of a file, which names the module of ours that defines its class."""
+    package = __name__.partition(".")[0]
+    if name not in _RECORDS and modules.get(name, "").startswith(f"{package}."):
+        importlib.import_module(modules[name])
+    if name not in _RECORDS:
+        raise KeyError(f"no record {name} is defined here; import the module that defines it")
     record = _RECORDS[name]
     return record(**{f.name: tensors[f"{prefix}.{f.name}"] for f in fields(record)})
 

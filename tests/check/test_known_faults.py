@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
+import torch
 import transformers
 from tests.engines.models import small
 
@@ -16,8 +17,8 @@ from lengthwise.check import CheckConfig, check
 from lengthwise.check.case import Case, make_case
 from lengthwise.check.findings import Finding
 from lengthwise.check.properties import run_all
+from lengthwise.engines.base import evaluating
 from lengthwise.engines.opening import quiet
-from lengthwise.engines.probe import evaluating
 
 pytestmark = pytest.mark.skipif(
     not transformers.__version__.startswith("5.23."), reason="what is known is known of transformers 5.23"
@@ -31,14 +32,14 @@ LENGTH = 32
 @cache
 def case(model_type: str, length: int) -> Case:
     model = small(model_type)
-    with quiet(), evaluating(model):
+    with quiet(), evaluating(model), torch.no_grad():
         return make_case(model, length=length, seed=0)
 
 
 def found(model_type: str, *names: str, length: int = LENGTH) -> dict[str, Finding]:
     """Findings by name; those with position ids left to the model are named ``own <name>``."""
     subject = case(model_type, length)
-    with quiet(), evaluating(subject.model):
+    with quiet(), evaluating(subject.model), torch.no_grad():
         findings = list(run_all(subject, names))
     return {("own " if each.positions == "own" else "") + each.name: each for each in findings}
 

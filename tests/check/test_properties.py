@@ -12,7 +12,7 @@ from tests.models.families import FAMILIES, small_model
 from lengthwise.check.case import make_case
 from lengthwise.check.findings import NAMES, Finding
 from lengthwise.check.properties import run_all
-from lengthwise.engines.probe import evaluating
+from lengthwise.engines.base import evaluating
 from lengthwise.models.lm import LanguageModel, Output
 from lengthwise.shapes import Tensor
 from lengthwise.state import State
@@ -26,7 +26,7 @@ LENGTH = 24
 
 def findings(model: Any, *names: str) -> dict[str, Finding]:
     """Findings by name, of the properties that are named, or of all."""
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         case = make_case(model, length=LENGTH, seed=0)
         wanted = {name.removeprefix("after-") for name in names}
         return {each.name: each for each in run_all(case, wanted or None)}

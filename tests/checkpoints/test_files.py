@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tests.checkpoints.published import LAYOUTS, write_folder
 from torch import Tensor
 
-from lengthwise.checkpoints import Checkpoint, load_checkpoint, save_checkpoint, weights
+from lengthwise.checkpoints import Checkpoint, load_checkpoint, replace_checkpoint, save_checkpoint, weights
 from lengthwise.errors import InputError, RunFailure
 from lengthwise.models.config import Mamba2Config, ModelConfig
 from lengthwise.models.lm import LanguageModel
@@ -195,6 +197,28 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     assert sorted((path.name, path.read_bytes()) for path in folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("pickled", [False, True])
+def test_weights_are_as_readable_as_any_other_file(pickled: bool, tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", LAYOUT, LAYOUT.tensors(), pickled=pickled)
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path / "out", load_checkpoint(tmp_path / "in"))
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert modes["pytorch_model.bin" if pickled else "model.safetensors"] == 0o640
+    assert set(modes.values()) == {0o640}
+
+
+def test_weights_do_not_take_the_place_of_a_pipe(tmp_path: Path) -> None:
+    write_folder(tmp_path / "in", LAYOUT, LAYOUT.tensors())
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "model.safetensors")
+    with pytest.raises(InputError, match=r"got a device, pipe or socket of that name; in .*model\.safetensors"):
+        save_checkpoint(tmp_path / "out", load_checkpoint(tmp_path / "in"))
+    assert (tmp_path / "out" / "model.safetensors").is_fifo()
+
+
 def test_another_format_can_be_asked_for(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "in", LAYOUT, LAYOUT.tensors())
     loaded = load_checkpoint(folder)
@@ -242,3 +266,24 @@ def test_a_shipped_model_is_known_by_name() -> None:
     loaded = load_checkpoint("mamba2-bytes-t64")
     assert (loaded.format, loaded.context_length, loaded.tokenizer_spec) == ("state-spaces", 64, "bytes")
     assert loaded.extra["pre_training"]["steps"] == 1200
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_folder(tmp_path / "in", LAYOUT, LAYOUT.tensors())
+    loaded, out = load_checkpoint(folder), tmp_path / "out" / "model"
+    replace_checkpoint(out, loaded)
+    (out / "stale.txt").write_text("of the older one")
+    replace_checkpoint(out, trained(loaded))
+    assert [path.name for path in out.parent.iterdir()] == ["model"]
+    assert not (out / "stale.txt").exists()
+    before = sorted((path.name, path.read_bytes()) for path in out.iterdir())
+
+    def full(*_: object, **__: object) -> None:
+        # What the library says on a full file system.
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(weights, "save_file", full)
+    with pytest.raises(RunFailure, match="no space left on the device"):
+        replace_checkpoint(out, loaded)
+    assert [path.name for path in out.parent.iterdir()] == ["model"]
+    assert sorted((path.name, path.read_bytes()) for path in out.iterdir()) == before

@@ -1,6 +1,7 @@
 """Reading options and printing results."""
 
 import json
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from lengthwise.cli.common import (
     OptionalSize,
     Size,
     default_out,
-    human_bytes,
     option_names,
     output_for,
     parse,
@@ -154,14 +154,55 @@ def test_table_has_title_columns_and_rows(capsys: pytest.CaptureFixture[str]) ->
     assert lines[3:] == [["a", "12,345"], ["b", "-"]]
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 KB"), (2_500_000_000, "2.5 GB")])
-def test_bytes(count: int, text: str) -> None:
-    assert human_bytes(count) == text
-
-
 def test_default_out(tmp_path: Path) -> None:
     recipe = tmp_path / "small.py"
     recipe.write_text("")
     assert default_out("train", recipe) == Path("runs/train-small")
     assert default_out("measure", "models/mamba2-1.3b") == Path("runs/measure-mamba2-1.3b")
     assert default_out("measure", "runs/demo/checkpoint") == Path("runs/measure-demo")
+
+
+@pytest.mark.parametrize(
+    ("verb", "purpose"), [("measure", "measure"), ("eval", "evaluate"), ("extend", "extend"), ("check", "check")]
+)
+def test_a_verb_without_a_model(lengthwise, tmp_path: Path, verb: str, purpose: str) -> None:
+    done = lengthwise(verb)
+    assert done.code == 2
+    assert done.part("expected") == f"a model to {purpose}"
+    assert done.part("got") == "no MODEL and no --config"
+    assert done.part("in") == "the command line"
+    assert ("--config-only" if verb == "check" else "`lengthwise models` lists") in done.part("try")
+    Path("settings.json").write_text('{"seed": 1}')
+    done = lengthwise(verb, "--config", "settings.json")
+    assert done.code == 2
+    assert done.part("expected") == f"a model to {purpose}"
+    assert done.part("got") == "no MODEL, and none in settings.json"
+
+
+@pytest.mark.parametrize("verb", ["measure", "train", "extend"])
+def test_files_that_are_not_utf8_are_told_once(lengthwise, verb: str, tiny_model: Path, corpus: Path, recipe) -> None:
+    folder = Path("corpus")
+    shutil.copytree(corpus, folder)
+    for index in range(6):
+        (folder / f"latin-{index}.txt").write_bytes(b"na\xefve")
+    quick = ["--data", folder, "--length", 128, "--num-sequences", 2, "--metrics", "perplexity"]
+    words = {
+        "measure": ["measure", tiny_model, *quick],
+        "train": ["train", recipe(data=str(folder))],
+        "extend": ["extend", tiny_model, *quick, "--steps", 2, "--batch-size", 2],
+    }[verb]
+    told = "! 6 files of the corpus left out: not UTF-8."
+    done = lengthwise(*words, "--out", "run")
+    assert done.code == 0, done.err
+    assert done.out.count(told) == 1
+    assert told not in done.err
+    assert json.loads(Path("run/manifest.json").read_text())["num_undecodable_files"] == 6
+    resumed = lengthwise(*words, "--out", "run", "--resume", "--json")
+    assert resumed.json["run"] == "run"  # nothing but JSON on stdout
+    assert resumed.err.count(told) == 1
+    for latin in folder.glob("latin-*"):
+        latin.unlink()
+    other = lengthwise(*words, "--out", "other")
+    assert other.code == 0
+    assert "left out" not in other.out + other.err
+    assert json.loads(Path("other/manifest.json").read_text())["num_undecodable_files"] == 0

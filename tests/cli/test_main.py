@@ -96,6 +96,15 @@ def test_full_disk(verb, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--resume" in text
 
 
+def test_full_disk_of_a_verb_that_does_not_resume(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = type(sys)("lengthwise.cli.models")
+    module.main = raising(OSError(errno.ENOSPC, "No space left on device", "a"))
+    monkeypatch.setitem(sys.modules, "lengthwise.cli.models", module)
+    assert cli.main(["models"]) == 1
+    text = capsys.readouterr().err
+    assert "try       free some space, then give the same command again\n" in text
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [(FileNotFoundError(errno.ENOENT, "gone", "a"), 2), (PermissionError(errno.EACCES, "no", "a"), 1)],
@@ -106,7 +115,14 @@ def test_operating_system_errors_name_the_file(verb, capsys, error: OSError, cod
     assert "in        a\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: tried 9 GB")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: not enough memory: tried 9 GB"),
+        RuntimeError("Out of memory on the device"),
+    ],
+)
 def test_out_of_memory_says_what_to_make_smaller(verb, capsys, error: Exception) -> None:
     verb(raising(error))
     assert cli.main(["measure"]) == 1

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lengthwise.cli import check, data, demo, extend, measure, models, report, train
+from lengthwise.cli import check, data, demo, eval, extend, measure, models, report, train
 from lengthwise.cli.common import option_names
 
 GOLDEN = {
@@ -16,6 +16,12 @@ GOLDEN = {
         measure.Options,
         "engine data length num-sequences windows-per-document metrics context-length tokenizer chunk batch-size "
         "attention-budget memory-limit seed device label config out resume dry-run json",
+    ),
+    "eval": (
+        eval.Options,
+        "tasks lengths num-samples limit seed engine server-url server-api server-timeout server-retries "
+        "context-length tokenizer scorer wording ruler-source babilong-source model-template books data-dir "
+        "batch-size chunk no-prefix-reuse device dtype label config out resume list-tasks dry-run json",
     ),
     "extend": (
         extend.Options,
@@ -45,6 +51,12 @@ def test_every_option_is_explained(verb: str, capsys: pytest.CaptureFixture[str]
     assert main([*verb.split(), "--help"]) == 0
     text = capsys.readouterr().out
     # A frame and colours may surround each line; what counts is what stands between two options.
-    parts = dict(re.findall(r"\n\W*(?:\x1b\S*?m)*--([a-z-]+)(.*?)(?=\n\W*(?:\x1b\S*?m)*--|\Z)", text, re.DOTALL))
+    mark = r"\n\W*(?:\x1b\S*?m)*--(?=[a-z])"
+    parts = {}
+    for names, part in re.findall(rf"{mark}([^\n]*)(.*?)(?={mark}|\Z)", text, re.DOTALL):
+        # An option with two names has both before its text: "--limit SIZE, --num-samples SIZE".
+        both = re.match(r"([a-z-]+)(?: [A-Z]+)?(?:, (?:\x1b\S*?m)*--([a-z-]+))?", names)
+        assert both is not None, names
+        parts.update(dict.fromkeys(filter(None, both.groups()), names[both.end() :] + part))
     for name in GOLDEN[verb][1].split():
         assert len(re.findall("[a-z]", parts[name])) >= 15, f"{name}: {parts[name]}"

@@ -1,5 +1,7 @@
 """`lengthwise report`."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,26 @@ def test_prints_the_verdicts_and_the_page(lengthwise, extended: Path, tmp_path: 
     assert "Does perplexity hold past" in done.out
     assert str(tmp_path / "out" / "report.html") in done.out
     assert (tmp_path / "out" / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("number", "fix"),
+    [
+        (errno.ENOSPC, "free some space, then give the same command again"),
+        (errno.EACCES, "check the folder and its permissions, then give the same command again"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_not_told_to_resume(
+    lengthwise, extended: Path, tmp_path: Path, monkeypatch, number: int, fix: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = lengthwise("report", str(extended), "--out", str(tmp_path / "out"))
+    assert done.code == 1
+    assert done.part("in") == str(tmp_path / "out" / "report.html")
+    assert done.part("try") == fix  # report has no --resume
 
 
 def test_json_names_files_and_verdicts(lengthwise, tmp_path: Path) -> None:

@@ -114,6 +114,8 @@ def test_a_named_file_that_is_not_utf8(tmp_path: Path) -> None:
         (b'["text"]', "a JSON list"),
         (b'{"text": "x"', "a line that is not JSON"),
         (b'{"text": "\\ud800"}', "half of a surrogate pair at character 0"),
+        (b'{"text": "x", "id": "a\\udc80"}', "half of a surrogate pair at character 1"),
+        (b'{"text": "x", "id": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "a line nested too deeply to be read"),
         (b'{"text": "\xff"}', "byte 0xff at offset 10"),
     ],
 )

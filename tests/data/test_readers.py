@@ -216,3 +216,24 @@ def test_positions_of_another_run_are_refused(counting_store: MakeStore) -> None
     lanes = Lanes(store, T, 2, seed=0).state_dict()
     with pytest.raises(InputError, match="expected a reader position with batch_size = 3; got batch_size = 2"):
         Lanes(store, T, 3, seed=0).load_state_dict(lanes)
+
+
+@pytest.mark.parametrize("kind", [ShuffledWindows, Lanes])
+def test_a_position_outside_the_epoch_is_refused(
+    counting_store: MakeStore, kind: type[ShuffledWindows] | type[Lanes]
+) -> None:
+    reader = kind(counting_store([100]), T, 2, seed=0)
+    saved = reader.state_dict()
+    size = reader.num_windows if isinstance(reader, ShuffledWindows) else reader.windows_per_lane
+    for index in (size + 1, 10**9, -1):
+        with pytest.raises(InputError) as caught:
+            reader.load_state_dict({**saved, "index": index})
+        assert caught.value.expected == f"an index 0..{size} in epoch 0"
+        assert caught.value.got == f"epoch 0, index {index}"
+        assert caught.value.where == f"the saved position of {kind.__name__}"
+        assert caught.value.fix.startswith("resume from another checkpoint")
+    with pytest.raises(InputError, match="expected an epoch from 0 on; got epoch -1, index 0"):
+        reader.load_state_dict({**saved, "epoch": -1})
+    assert reader.state_dict() == saved
+    reader.load_state_dict({**saved, "index": size})  # the end of an epoch is the beginning of the next
+    assert reader.next_batch().tokens.shape == (2, T + 1)

@@ -6,9 +6,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.spelling import KINDS, write_tokenizer
 
 from lengthwise.data import ByteTokenizer, HFTokenizer, TokenStore
 from lengthwise.data.store import new_folder
@@ -61,6 +63,14 @@ def test_bytes_of_ready_ids_are_counted(tmp_path: Path, bpe_file: Path) -> None:
     from_text = TokenStore.write(tmp_path / "text", [("d", "the cat sat <|end|> ä")], tokenizer)
     assert from_ids.num_bytes == from_text.num_bytes == len("the cat sat <|end|> ä".encode())
     assert from_ids.fingerprint == from_text.fingerprint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_of_ready_ids_whose_tokens_do_not_spell_the_text(tmp_path: Path, kind: Any) -> None:
+    text = "the cat sat on the mat and the dog sat on the log"
+    tokenizer = HFTokenizer(write_tokenizer(tmp_path, kind, [text]))
+    from_ids = TokenStore.write(tmp_path / "ids", [("d", tokenizer.encode(text))], tokenizer)
+    assert from_ids.num_bytes == len(text) != int(tokenizer.token_bytes()[tokenizer.encode(text)].sum())
 
 
 def test_fingerprint_follows_contents(tmp_path: Path, store: TokenStore) -> None:

@@ -3,11 +3,14 @@
 import json
 import lzma
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.spelling import KINDS, write_tokenizer
 
 from lengthwise.data import ByteTokenizer, CopyTokenizer, HFTokenizer, load_tokenizer
+from lengthwise.data.tokenizers import spells_bytes
 from lengthwise.errors import InputError
 
 HARD_TEXTS = [
@@ -111,6 +114,22 @@ def test_byte_counts_of_a_sentencepiece_like_vocabulary(tmp_path: Path) -> None:
     assert HFTokenizer(path).token_bytes().tolist() == [5, 4, 3, 2, 1, 1]
 
 
+TEXT = "def read(self):\n    return self.buffer[0]  # the cat sat on the mat\n" * 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_that_do_not_spell_the_text_are_known_as_such(tmp_path: Path, kind: Any) -> None:
+    tokenizer = HFTokenizer(write_tokenizer(tmp_path, kind, [TEXT]))
+    assert int(tokenizer.token_bytes()[tokenizer.encode(TEXT)].sum()) != len(TEXT)  # why bits per byte were wrong
+    assert not spells_bytes(tokenizer)
+
+
+def test_tokens_that_spell_the_text(bpe_file: Path) -> None:
+    assert spells_bytes(ByteTokenizer())
+    assert spells_bytes(CopyTokenizer())
+    assert spells_bytes(HFTokenizer(bpe_file))
+
+
 def test_load_tokenizer_finds_files_folders_and_bytes(bpe_file: Path) -> None:
     assert load_tokenizer("bytes").fingerprint == ByteTokenizer.fingerprint
     expected = HFTokenizer(bpe_file).fingerprint
@@ -139,6 +158,26 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(InputError, match=r"expected a Hugging Face tokenizer\.json; got a file that does not load"):
         HFTokenizer(path)
+
+
+@pytest.mark.parametrize("kind", ["WordLevel", "WordPiece"])
+def test_a_word_without_an_id_and_no_unknown_token(tmp_path: Path, kind: str) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    backend = Tokenizer(getattr(models, kind)(vocab={"a": 0, "b": 1}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    path = tmp_path / "tokenizer.json"
+    path.write_text(backend.to_str(), encoding="utf-8")
+    tokenizer = HFTokenizer(path)
+    assert tokenizer.encode("b a").tolist() == [1, 0]
+    for attempt in (lambda: tokenizer.encode("a c"), lambda: tokenizer.encode_batch(["a", "a c"])):
+        with pytest.raises(InputError) as caught:
+            attempt()
+        assert caught.value.expected.startswith("a tokenizer with ids for all of the text")
+        assert "[UNK]" in caught.value.got
+        assert caught.value.where == str(path)
+        assert caught.value.fix.startswith("add its unknown token")
+        assert caught.value.exit_code == 2
 
 
 def test_ids_outside_the_vocabulary(bpe_file: Path) -> None:

@@ -118,9 +118,13 @@ def test_the_batch_halves_when_memory_runs_out(opened: OpenedModel, error: Calla
     expected = {a.index: a.tokens.tolist() for a in TransformersEngine(opened, batch_size=1).run(requests)}
     engine = TransformersEngine(opened, batch_size=8)
     engine.model = cramped = Cramped(opened.model, 3, error)
-    answers = {answer.index: answer for answer in engine.run(requests)}
+    assert "halvings" not in engine.facts()
+    with pytest.warns(UserWarning, match="memory ran out with up to 8 rows side by side") as warned:
+        answers = {answer.index: answer for answer in engine.run(requests)}
+    assert len(warned) == 1
     assert {index: answer.tokens.tolist() for index, answer in answers.items()} == expected
     assert engine.batch_size == 2
+    assert (engine.facts()["batch_size"], engine.facts()["halvings"]) == (2, 2)
     # 8 do not fit, then the first 4 do not; from then on two at a time, in the rest of the run as well.
     assert (cramped.refused, engine.halvings) == (2, 2)
     list(engine.run(requests))

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.engines.cramped import Cramped
 from tests.evaluate.toy import EchoEngine, RepeatTask, subject
+from tests.helpers import fill_disk
+from tests.models.families import small_model
 
 from lengthwise.data.tokenizers import ByteTokenizer
 from lengthwise.distributed import World
+from lengthwise.engines.native import NativeEngine
 from lengthwise.errors import InputError, RunFailure
 from lengthwise.evaluate import run as running
 from lengthwise.evaluate.config import EvalConfig
@@ -55,6 +60,14 @@ def test_every_sample_is_recorded_in_order(tmp_path: Path) -> None:
     manifest = RunFolder.open(tmp_path / "run").manifest
     assert (manifest["kind"], manifest["status"]) == ("eval", "complete")
     assert manifest["evaluation"]["tasks"]["repeat"] == {"version": 1, "least": 10}
+
+
+def test_a_full_disk_is_told_by_what_met_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_disk(monkeypatch, 3)
+    with pytest.raises(RunFailure, match="no space left on the device") as raised:
+        evaluate(config(), TASKS, subject(), tmp_path / "run", progress=False)
+    assert raised.value.where == str(tmp_path / "run/samples.jsonl")
+    assert len(lines(tmp_path / "run")) == 3
 
 
 def test_another_rule_of_scoring_counts_when_asked(tmp_path: Path) -> None:
@@ -139,6 +152,31 @@ def test_a_missing_share_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(World, "barrier", lambda self: None)
     with pytest.raises(RunFailure, match=r"expected 40 answers; got 2\d"):
         evaluate(config(), TASKS, subject(), tmp_path / "run", progress=False, world=World(0, 2))
+
+
+def test_a_batch_that_was_halved_stands_in_the_manifest(tmp_path: Path) -> None:
+    def cramped(most: int) -> Subject:
+        engine = NativeEngine(small_model("mamba2", vocab_size=257), batch_size=4)
+        engine.model = Cramped(engine.model, most, MemoryError)  # type: ignore[assignment]
+        return Subject(engine, ByteTokenizer(), engine.facts())
+
+    plain = evaluate(config(), TASKS, cramped(4), tmp_path / "plain", progress=False)
+    assert "out_of_memory" not in RunFolder.open(tmp_path / "plain").manifest["evaluation"]
+    with pytest.warns(UserWarning, match="memory ran out with up to 4 rows side by side") as warned:
+        halved = evaluate(config(), TASKS, cramped(1), tmp_path / "run", progress=False)
+    assert len(warned) == 1
+    assert halved == plain  # answers are the same, and so is what is said of them
+    manifest = RunFolder.open(tmp_path / "run").manifest
+    assert manifest["evaluation"]["subject"]["batch_size"] == 4
+    assert manifest["evaluation"]["out_of_memory"] == {"halvings": 2, "batch_size": 1}
+
+    # What a resumed run did before is not forgotten, and what it does now is added.
+    cut = "".join(line + "\n" for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()[:12])
+    for most, expected in ((4, {"halvings": 2, "batch_size": 1}), (2, {"halvings": 4, "batch_size": 1})):
+        (tmp_path / "run" / "samples.jsonl").write_text(cut)
+        with nullcontext() if most == 4 else pytest.warns(UserWarning, match="memory ran out"):
+            evaluate(config(), TASKS, cramped(most), tmp_path / "run", resume=True, progress=False)
+        assert RunFolder.open(tmp_path / "run").manifest["evaluation"]["out_of_memory"] == expected
 
 
 def test_lengths_beyond_the_context_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -79,9 +79,9 @@ def test_more_than_the_limit_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         measured(made_checkpoint("transformer"), tmp_path / "run", memory_limit=20_000)
     error = caught.value
-    assert error.expected.startswith("keys and values of at most 0.02 MB (the memory limit)")
+    assert error.expected.startswith("keys and values of at most 20.0 KB (the memory limit)")
     # The 33 rows of the surface take more than the two of a batch.
-    assert error.got == "33 texts of 96 tokens, whose attention layers keep 0.608 MB"
+    assert error.got == "33 texts of 96 tokens, whose attention layers keep 608.3 KB"
     assert "--attention-budget" in error.fix
     assert not (tmp_path / "run").exists()
 

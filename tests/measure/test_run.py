@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.helpers import fill_disk
 from tests.measure.models import random_tokens, tiny_model
+from tests.spelling import KINDS, write_tokenizer
 
 from lengthwise.checkpoints import Checkpoint
+from lengthwise.cli.measure import warnings
 from lengthwise.errors import InputError, RunFailure
 from lengthwise.measure import MeasureConfig, evaluate_length, measure, remembrance_surface
 from lengthwise.measure import run as run_module
@@ -167,12 +170,41 @@ def test_sequences_are_sampled_from_the_validation_side(tmp_path: Path, monkeypa
     config = made_config(data=str(corpus), length=64, num_sequences=2, metrics=("perplexity",))
     summary = measure(config, tmp_path / "run", checkpoint=made_checkpoint(), progress=False)
     assert summary["num_sequences"] == 2
+    assert summary["bytes_per_token"] == 1.0
+    assert summary["skipped"] == {}
     assert set(RunFolder.open(tmp_path / "run").manifest["data_hashes"]) == {"sequences", "validation"}
     too_many = made_config(data=str(corpus), length=64, num_sequences=60, metrics=("perplexity",))
     with pytest.raises(InputError, match="expected 60 sequences of 65 tokens") as raised:
         measure(too_many, tmp_path / "other", checkpoint=made_checkpoint(), progress=False)
     assert "lower --length or --num-sequences" in raised.value.fix
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bits_per_byte_are_unknown_where_tokens_do_not_spell_the_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
+) -> None:
+    monkeypatch.setenv("LENGTHWISE_CACHE", str(tmp_path / "cache"))
+    corpus = tmp_path / "text"
+    corpus.mkdir()
+    texts = [f"document {index}:\n    " + f"some text of it {index * 7}.\n" * 60 for index in range(60)]
+    for index, text in enumerate(texts):
+        (corpus / f"{index}.txt").write_text(text, encoding="utf-8")
+    tokenizer = write_tokenizer(tmp_path, kind, texts)
+    options: dict[str, Any] = {"length": 64, "num_sequences": 2, "metrics": ("perplexity",)}
+    config, model = made_config(data=str(corpus), tokenizer=str(tokenizer), **options), made_checkpoint()
+    summary = measure(config, tmp_path / "run", checkpoint=model, progress=False)
+    assert summary["perplexity"]["overall"]["nll"] > 0
+    bins = [*summary["perplexity"]["bins"], summary["perplexity"]["overall"]]
+    assert [each["bits_per_byte"] for each in bins] == [None] * len(bins)
+    assert summary["bytes_per_token"] is None
+    reason = summary["skipped"]["bits per byte"]
+    assert reason.startswith("the tokens of tokenizer.json do not spell the text; by their spelling the documents read")
+    written = warnings(summary)
+    assert written == [f"No bits per byte: {reason}."]
+    given = measure(config, tmp_path / "given", checkpoint=model, sequences=made_sequences(), progress=False)
+    assert given["perplexity"]["overall"]["bits_per_byte"] is None
+    assert given["skipped"]["bits per byte"].endswith("do not spell the text, and the text itself is not known")
 
 
 def test_a_non_finite_loss_fails_the_run(tmp_path: Path) -> None:
@@ -182,6 +214,16 @@ def test_a_non_finite_loss_fails_the_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailure, match="expected a finite loss at every position; got nan at position 0 of"):
         measure(made_config(), tmp_path / "run", checkpoint=checkpoint, sequences=made_sequences(), progress=False)
     assert RunFolder.open(tmp_path / "run").manifest["status"] == "failed"
+
+
+def test_a_full_disk_is_told_by_what_met_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_disk(monkeypatch, 2)
+    with pytest.raises(RunFailure, match="no space left on the device") as raised:
+        measure(
+            made_config(), tmp_path / "run", checkpoint=made_checkpoint(), sequences=made_sequences(), progress=False
+        )
+    assert raised.value.where == str(tmp_path / "run/metrics.jsonl")
+    assert len(RunFolder.open(tmp_path / "run").read_metrics()) == 2
 
 
 def test_a_folder_of_another_run_is_refused(finished: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 import torch
 from tests.measure.models import random_tokens, tiny_model
 
+from lengthwise.engines.base import evaluating
 from lengthwise.errors import RunFailure
 from lengthwise.measure.states import STATISTICS, StateStatistics, rank_drift, state_positions
-from lengthwise.measure.stream import evaluating, stream
+from lengthwise.measure.stream import stream
 from lengthwise.shapes import Tensor
 from lengthwise.state import MixerState, State, tensor_field
 

@@ -10,8 +10,9 @@ import torch
 from tests.helpers import assert_close
 from tests.measure.models import CountingModel, losses_one_pass, random_tokens, tiny_model
 
+from lengthwise.engines.base import evaluating
 from lengthwise.errors import InputError, RunFailure
-from lengthwise.measure.stream import check_tokens, evaluating, full_history_sums, pieces, read_only, stream
+from lengthwise.measure.stream import check_tokens, full_history_sums, pieces, read_only, stream
 
 EDGES = np.array([0, 5, 16, 23])
 

@@ -56,14 +56,7 @@ FAMILIES: dict[str, ModelConfig] = {
         num_layers=3,
         vocab_size=VOCAB,
         mixer=RGLRUConfig(num_heads=3, lru_width=30),
-        other_mixers=(
-            (
-                2,
-                AttentionConfig(
-                    num_heads=3, num_kv_heads=1, rotary_dim=4, window=6, window_reaches=True, out_bias=True
-                ),
-            ),
-        ),
+        other_mixers=((2, _LOCAL),),
         mlp=GatedMLPConfig(width=36, activation="gelu_tanh", bias=True),
         norm="rms-plus-one",
         norm_eps=1e-6,

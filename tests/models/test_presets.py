@@ -204,3 +204,14 @@ def test_families_and_repositories() -> None:
     repositories = [name for preset in PRESETS.values() for name in preset.repositories]
     assert len(repositories) == len(set(repositories))
     assert all(preset.note for preset in PRESETS.values())
+
+
+@pytest.mark.parametrize("name", ["recurrentgemma-2b", "mamba2attn-2.7b", "sheared-llama-2.7b", "mamba2-130m"])
+def test_a_model_keeps_what_its_config_says(name: str) -> None:
+    config = PRESETS[name].config
+    with torch.device("meta"):
+        model = LanguageModel(config)
+    windows, each_token = config.attention_floats()
+    for length in (10_000, 1_000_000):  # beyond every window
+        assert model.attention_state_bytes(length) == 4 * (windows + length * each_token)
+    assert (windows + each_token > 0) == (name != "mamba2-130m")

@@ -98,6 +98,16 @@ def test_rows_that_read_the_same_text(variant: str, length: int, backend: str) -
     assert_same_state(advance(model, more, once), expected)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_states_of_other_dtypes(dtype: torch.dtype, rows: int, backend: str) -> None:
+    model, tokens = made_model(backend), made_tokens(rows, 20)
+    state = made_state(model, 3).to(dtype=dtype)
+    with torch.no_grad():
+        expected = model(tokens.expand(3, -1), state.to(dtype=torch.float32)).state
+    assert_same_state(advance(model, tokens, state).to(dtype=torch.float32), expected)
+
+
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_shallow_models(num_layers: int, backend: str) -> None:
     model, tokens = made_model(backend, num_layers), made_tokens(1, 9)

@@ -189,8 +189,17 @@ def test_next_buffer_does_not_keep_the_inputs_alive():
             "expected a buffer of shape (2, 3, 5); got shape (2, 4, 5); in causal_conv initial_state; "
             "pass the buffer that the previous piece of the same rows returned",
         ),
+        (
+            {"bias": torch.zeros(3)},
+            "expected a bias for 5 channels; got shape (3,); in causal_conv bias; pass one value a channel, or None",
+        ),
+        (
+            {"weight": torch.zeros(5, 0), "initial_state": None},
+            "expected a filter for 5 channels; got shape (5, 0); in causal_conv weight; "
+            "pass weight as [channels, width]",
+        ),
     ],
-    ids=["weight", "initial_state"],
+    ids=["weight", "initial_state", "bias", "no taps"],
 )
 def test_wrong_shapes_are_named(change, message):
     with pytest.raises(InputError) as caught:

@@ -325,12 +325,16 @@ def test_gradient_is_not_differentiable_again(form):
             "match it to x of shape (2, 11, 4, 3)",
         ),
         (
+            {"D": torch.ones(1)},
+            "expected D of shape (4,); got shape (1,); in ssd; match it to x of shape (2, 11, 4, 3)",
+        ),
+        (
             {"B": torch.zeros(2, 11, 3, 5), "C": torch.zeros(2, 11, 3, 5)},
             "expected a number of heads that the groups divide; got 4 heads and 3 groups; in ssd; "
             "change ngroups or the number of heads",
         ),
     ],
-    ids=["dt", "initial_state", "groups"],
+    ids=["dt", "initial_state", "D", "groups"],
 )
 def test_wrong_shapes_are_named(change, message):
     inputs = {**make(), **change}
@@ -343,6 +347,11 @@ def test_chunk_size_of_zero_is_named():
     with pytest.raises(InputError) as caught:
         ssd(*make().values(), chunk_size=0)
     assert str(caught.value) == "expected a chunk size of at least 1; got 0; in ssd chunk_size; use 64"
+
+
+def test_side_that_is_none_is_named():
+    with pytest.raises(InputError, match=r"""expected "right" or "left"; got 'Left'; in padding"""):
+        unchecked(*make().values(), lengths=torch.tensor([1, 2]), padding="Left")
 
 
 @pytest.mark.parametrize("lengths", [[1, 12], [-1, 3]])

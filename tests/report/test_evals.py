@@ -111,6 +111,16 @@ def test_an_unfinished_run_is_partial(folder: Path) -> None:
     assert "partial results, from 30 of 72 answers" in Elements(build_page((group,))).text
 
 
+def test_cells_that_cannot_be_are_no_part_of_what_is_planned(tmp_path: Path) -> None:
+    path = write_eval(tmp_path / "run", tasks=("vt", "cwe"), keep=5, num_samples=10)
+    run = RunFolder.open(path)
+    lengths = run.manifest["config"]["lengths"]
+    left_out = [{"task": "cwe", "length": length, "least": 5000} for length in lengths[:2]]
+    run.update_manifest(evaluation={**run.manifest["evaluation"], "left_out": left_out})
+    planned = 10 * (2 * len(lengths) - 2)
+    assert f"partial results, from 5 of {planned} answers." in group_of(path).notes[0]
+
+
 def test_lengths_that_lack_tasks_do_not_count_for_the_effective_length(tmp_path: Path) -> None:
     run = RunFolder.open(write_eval(tmp_path / "run", tasks=("vt", "cwe"), keep=0, reach=4096))
     for task, length in (("vt", 1024), ("cwe", 1024), ("vt", 2048), ("cwe", 2048), ("vt", 4096)):

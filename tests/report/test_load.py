@@ -192,6 +192,13 @@ def test_newer_run_folder(measured: Path) -> None:
     assert "use the version of lengthwise that wrote it" in error.fix
 
 
+def test_check_run_has_no_page(measured: Path) -> None:
+    edit(measured / "manifest.json", kind="check")
+    error = refused(measured)
+    assert error.got == "kind 'check'"
+    assert error.fix == "a check has no page: its outcome is in results.json, and `lengthwise check` prints it"
+
+
 def test_newer_summary(measured: Path) -> None:
     edit(measured / "summary.json", format_version=2)
     error = refused(measured)

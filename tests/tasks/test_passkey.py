@@ -275,7 +275,7 @@ def test_wrong_settings_are_refused(unchecked: None) -> None:
     sample = task().samples([0], 400, tokenizer_of_kind("bytes"), seed=0)[0]
     assert error_of(lambda: task().score(sample, "", "strin")).fix == "did you mean 'string'?"
     assert error_of(lambda: task("blocks").rows(1, 300, tokenizer_of_kind("bytes"), 0)).where == "variant of passkey"
-    assert "gives text back" in error_of(lambda: task().samples([0], 400, tokenizer_of_kind("lower"), 0)).expected
+    assert "gives the text back" in error_of(lambda: task().samples([0], 400, tokenizer_of_kind("lower"), 0)).expected
 
 
 def test_rows_too_short(unchecked: None) -> None:

@@ -362,6 +362,54 @@ def test_a_tokenizer_that_changes_text_is_refused(library: Library, tokenizers: 
         task_of("vt", library).samples([0], 4096, tokenizers["prefix"], 0)
 
 
+@pytest.mark.parametrize("kind", ["bytes", "loose"])
+@pytest.mark.parametrize("name", ["niah_single_1", "niah_single_2", "niah_multikey_2", "vt", "fwe", "qa_1", "qa_2"])
+def test_a_sample_that_fits_nowhere_is_refused(
+    library: Library, tokenizers: dict[str, Tokenizer], name: str, kind: str
+) -> None:
+    # No length that `build` lets pass is so short; a sample of words longer than any that were reckoned with would be.
+    tokenizer = tokenizers[kind]
+    task = task_of(name, library)
+    assert library.counter(tokenizer).additive == (kind == "bytes")
+    counts = library.counter(tokenizer)
+    room = 40
+    if name.startswith("qa"):
+        assert isinstance(task, ReadingTask)
+        question = task.documents.questions[0]
+        own = task._counts(counts)
+        own._fitting[room] = own.fitting(8000)  # as if its documents fitted
+        assert own.needed(question) > room
+    with pytest.raises(InputError) as caught:
+        task.build_some([0], 4096, room, tokenizer, 0)
+    own_fitting = task._counts(counts)._fitting if isinstance(task, ReadingTask) else {}
+    own_fitting.pop(room, None)
+    assert caught.value.expected == f"a prompt of at most {room} tokens"
+    assert caught.value.got == f"none for sample 0 with the tokenizer {tokenizer.name}"
+    assert (caught.value.where, caught.value.fix) == (name, "ask for a greater length")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "loose"])
+def test_common_words_that_fit_nowhere_are_drawn_again_and_refused(
+    library: Library, tokenizers: dict[str, Tokenizer], kind: str
+) -> None:
+    task = task_of("cwe", library)
+    with pytest.raises(InputError) as caught:
+        task.build_some([0], 4096, 40, tokenizers[kind], 0)
+    assert caught.value.got == "none in 50 draws for sample 0"
+
+
+def test_common_words_swallow_no_other_error(
+    library: Library, tokenizers: dict[str, Tokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise InputError(expected="a", got="b", where="c", fix="d")
+
+    task = task_of("cwe", library)
+    monkeypatch.setattr(CommonWordsTask, "_assemble", refuse)
+    with pytest.raises(InputError, match="expected a; got b; in c; d"):
+        task.samples([0], 2048, tokenizers["loose"], 0)
+
+
 def test_scores_name_their_rule(library: Library, tokenizers: dict[str, Tokenizer]) -> None:
     task = task_of("niah_multivalue", library)
     (sample,) = task.samples([0], 2048, tokenizers["bytes"], 0)

@@ -1,9 +1,11 @@
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from tests.helpers import fill_disk
 from tests.train.runs import metrics_of
 from tests.train.tiny import MODEL, tiny_config, tiny_store
 
@@ -36,6 +38,18 @@ def test_a_run_leaves_manifest_metrics_two_checkpoints_and_a_model(
     assert model.extra["pre_training"]["intervention"]["kind"] == "state-passing"
     assert model.extra["pre_training"]["tokens"] == 11 * 8 * 16
     assert "train (state-passing) 11/11 loss" in capsys.readouterr().err
+
+
+def test_files_of_a_run_get_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    store = tiny_store(tmp_path / "store")
+    before = os.umask(0o027)
+    try:
+        train(tiny_config("state-passing", steps=2), tmp_path / "run", store=store, progress=False)
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {"optimizer.safetensors", "rank-0000.safetensors", "model.safetensors"} <= {path.name for path in files}
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: "0o640" for path in files}
 
 
 def test_a_metrics_line_holds_the_mean_loss_of_its_steps(tmp_path: Path) -> None:
@@ -115,8 +129,9 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(tmp_path: Path) -> No
 
     store = tiny_store(tmp_path / "store")
     small = replace(MODEL, vocab_size=100)
-    with pytest.raises(InputError, match=r"a tokenizer with at most 100 tokens.*got bytes with 256"):
+    with pytest.raises(InputError, match=r"a tokenizer with at most 100 tokens.*got bytes with 256") as raised:
         train(tiny_config(model=small), tmp_path / "run", store=store, progress=False)
+    assert raised.value.fix.endswith("a new model needs a vocab_size for it")
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
@@ -145,17 +160,17 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
 def test_a_full_disk_is_a_failure_with_the_old_checkpoints_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lengthwise.train import snapshots
+    from lengthwise.checkpoints import weights
 
-    write = snapshots.save_file
+    write = weights.save_file
 
-    def full_later(tensors: dict[str, torch.Tensor], path: Path, **options: Any) -> None:
-        if "step-00000006" in str(path) and path.name.startswith("optimizer"):
+    def full_later(tensors: dict[str, torch.Tensor], path: str, **options: Any) -> None:
+        if "step-00000006" in path and Path(path).name.startswith("optimizer"):
             # What the library says on a full file system.
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
         write(tensors, path, **options)
 
-    monkeypatch.setattr(snapshots, "save_file", full_later)
+    monkeypatch.setattr(weights, "save_file", full_later)
     store = tiny_store(tmp_path / "store")
     with pytest.raises(RunFailure, match=r"no space left on the device.*step-00000006.*--resume"):
         train(tiny_config(), tmp_path / "run", store=store, progress=False)
@@ -163,3 +178,11 @@ def test_a_full_disk_is_a_failure_with_the_old_checkpoints_in_place(
     monkeypatch.undo()
     train(tiny_config(), tmp_path / "run", store=store, resume=True, progress=False)
     assert RunFolder.open(tmp_path / "run").manifest["status"] == "complete"
+
+
+def test_a_full_disk_is_told_by_what_met_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = tiny_store(tmp_path / "store")
+    fill_disk(monkeypatch, 1)
+    with pytest.raises(RunFailure, match="no space left on the device") as raised:
+        train(tiny_config(), tmp_path / "run", store=store, progress=False)
+    assert raised.value.where == str(tmp_path / "run/metrics.jsonl")

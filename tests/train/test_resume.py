@@ -115,6 +115,24 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_again(
     assert_same_bits(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("at_batch", [3, 6], ids=["before the first checkpoint", "after it"])
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_batch: int) -> None:
+    config, store = tiny_config("state-passing"), tiny_store(tmp_path / "store")
+    with monkeypatch.context() as patch:
+        cut_power(patch, at_batch=at_batch)
+        with pytest.raises(PowerCut):
+            train(config, tmp_path / "cut", store=store, progress=False)
+    other = tiny_store(tmp_path / "other", documents=23)
+    with pytest.raises(InputError) as raised:
+        train(config, tmp_path / "cut", store=other, resume=True, progress=False)
+    error = raised.value
+    assert error.expected == "the training data that this run began with"
+    assert error.got == "other rows from the same corpus, python, which has changed"
+    assert (error.where, error.fix) == (str(tmp_path / "cut"), "choose another --out, or restore the data")
+    train(config, tmp_path / "cut", store=store, resume=True, progress=False)
+    assert RunFolder.open(tmp_path / "cut").manifest["data_hashes"] == {"train": store.fingerprint}
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,14 +18,14 @@ def die_in_save(step: int) -> None:
     """Arrange the SIGKILL."""
     from lengthwise.train import snapshots
 
-    flush = snapshots._flush
+    flush = snapshots.flush_files
 
     def dying_flush(folder: Path) -> None:
         flush(folder)
         if f"step-{step:08d}" in folder.name:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    snapshots._flush = dying_flush
+    snapshots.flush_files = dying_flush
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from lengthwise.errors import InputError, check_keys
+from lengthwise.errors import InputError, check_settings
 
 Engine = Literal["auto", "lengthwise", "transformers"]
 ENGINES: tuple[Engine, ...] = ("auto", "lengthwise", "transformers")
@@ -63,6 +63,6 @@ class CheckConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> CheckConfig:
-        """The inverse of `to_dict`. Raises InputError for an unknown key, naming near matches."""
-        check_keys(data, [f.name for f in fields(cls)], expected="a known setting of a check", where="CheckConfig")
+        """The inverse of `to_dict`. Raises InputError for a key that is unknown, with near matches, or missing."""
+        check_settings(data, cls, expected="a known setting of a check")
         return cls(**data)

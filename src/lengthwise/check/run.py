@@ -21,10 +21,11 @@ from lengthwise.check.properties import run_all
 from lengthwise.check.script import Origin, make_script
 from lengthwise.devices import choose_device
 from lengthwise.engines import opening, tiny
+from lengthwise.engines.base import evaluating
 from lengthwise.engines.hf import HFModel
-from lengthwise.engines.probe import EXACT_PARAMETERS, evaluating
+from lengthwise.engines.probe import EXACT_PARAMETERS
 from lengthwise.errors import InputError, RunFailure
-from lengthwise.runs import RunFolder, atomic_write_bytes
+from lengthwise.runs import RunFolder, atomic_write_bytes, check_new_folder
 
 FORMAT_VERSION = 1
 SCRIPT, REPORT = "fault.py", "bug_report.md"
@@ -83,7 +84,7 @@ def check(
         InputError: where the model is not there or cannot be run at all, or the folder is in use.
     """
     if out is not None:
-        _check_out(Path(out))
+        check_new_folder(Path(out))
     result = _checked(config, progress, script)
     if out is not None:
         # Written when all is done, in one go: a check takes seconds and never goes on from half of it.
@@ -96,20 +97,10 @@ def check(
     return result
 
 
-def _check_out(path: Path) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(
-            expected="an empty or new folder",
-            got="a file" if path.is_file() else "a folder with files in it",
-            where=str(path),
-            fix="choose another --out",
-        )
-
-
 def _checked(config: CheckConfig, progress: Progress | None, script: bool) -> CheckResult:
     subject = open_subject(config)
     foreign = isinstance(subject.model, HFModel)
-    with opening.quiet() if foreign else nullcontext(), evaluating(subject.model):
+    with opening.quiet() if foreign else nullcontext(), evaluating(subject.model), torch.no_grad():
         case = _case(subject, config)
         findings = []
         for finding in run_all(case):

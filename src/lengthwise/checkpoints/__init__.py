@@ -2,7 +2,7 @@
 
 from lengthwise.checkpoints.checkpoint import Checkpoint
 from lengthwise.checkpoints.load import Description, describe, load_checkpoint, recognise
-from lengthwise.checkpoints.save import save_checkpoint
+from lengthwise.checkpoints.save import replace_checkpoint, save_checkpoint
 from lengthwise.checkpoints.shipped import list_shipped, shipped_folder
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "list_shipped",
     "load_checkpoint",
     "recognise",
+    "replace_checkpoint",
     "save_checkpoint",
     "shipped_folder",
 ]

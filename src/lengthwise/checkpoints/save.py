@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +14,10 @@ from torch import Tensor
 
 from lengthwise.checkpoints.checkpoint import Checkpoint, Stored
 from lengthwise.checkpoints.express import Expression, express, format_named, natural
-from lengthwise.checkpoints.formats import Format
 from lengthwise.checkpoints.locate import CONFIG, SIDE_FILES
 from lengthwise.checkpoints.weights import PICKLE, SAFETENSORS, Container, write_weights
-from lengthwise.errors import InputError
-from lengthwise.runs import atomic_write_bytes
+from lengthwise.errors import InputError, RunFailure
+from lengthwise.runs import atomic_write_bytes, flush_files, flush_folder, write_failure
 
 _DTYPE_FIELDS = ("torch_dtype", "dtype")
 
@@ -49,10 +49,36 @@ def save_checkpoint(
     tensors = {name: tensor.to(kinds[name]) for name, tensor in tensors.items()}
     if stored is not None:
         tensors.update(stored.buffers)
-    container, files, index = _layout(tensors, stored, expression.form)
+    container, files, index = _layout(tensors, stored)
     write_weights(path, tensors, files, container, index)
     _copy_side_files(path, checkpoint)
     atomic_write_bytes(path / CONFIG, _config(checkpoint, expression, kinds))
+
+
+def replace_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint folder as a whole; an older one at `path` is replaced.
+
+    Raises:
+        RunFailure: the device is full or cannot be written.
+    """
+    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_checkpoint(partial, checkpoint)
+        flush_files(partial)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(path, old)
+        os.replace(partial, path)
+        shutil.rmtree(old, ignore_errors=True)
+        flush_folder(path.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise write_failure(error, path) from error
+    except RunFailure:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def _expression(checkpoint: Checkpoint, name: str | None) -> Expression:
@@ -111,9 +137,7 @@ def _holds(dtype: torch.dtype, tensor: Tensor) -> bool:
     return torch.equal(tensor.to(dtype).to(tensor.dtype), tensor)
 
 
-def _layout(
-    tensors: Mapping[str, Tensor], stored: Stored | None, form: Format
-) -> tuple[Container, dict[str, str], str | None]:
+def _layout(tensors: Mapping[str, Tensor], stored: Stored | None) -> tuple[Container, dict[str, str], str | None]:
     """Container, file of each tensor, and name of the index: those it came in, or one safetensors file."""
     if stored is not None and tensors.keys() <= stored.files.keys():
         return stored.container, {name: stored.files[name] for name in tensors}, stored.index

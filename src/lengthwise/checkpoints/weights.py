@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lengthwise.checkpoints.formats.base import Shape
 from lengthwise.errors import InputError
-from lengthwise.runs import atomic_write_json, write_failure
+from lengthwise.runs import atomic_write_json, check_replaceable, usual_mode, write_failure
 
 Container = Literal["safetensors", "pickle"]
 
@@ -262,6 +262,7 @@ def write_weights(
         index: name of the index; None for a single file.
 
     Raises:
+        InputError: where one of the files is there and is no regular file.
         RunFailure: where the device is full or cannot be written.
     """
     by_file: dict[str, list[str]] = {}
@@ -280,18 +281,28 @@ def write_weights(
             (folder / stale).unlink(missing_ok=True)
 
 
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write one safetensors file in place.
+
+    Raises:
+        OSError: whatever went wrong. The library reports a full disk in its own type, with the system's words inside.
+    """
+    try:
+        with usual_mode(path):
+            save_file(dict(tensors), str(path), metadata=dict(metadata))
+    except SafetensorError as error:
+        full = "No space left" in str(error) or "os error 28" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+
+
 def _write_file(path: Path, tensors: Mapping[str, Tensor], container: Container) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     plain = {key: _plain(tensor, container) for key, tensor in tensors.items()}
     try:
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if container == "safetensors":
-            try:
-                save_file(plain, str(temporary), metadata={"format": "pt"})
-            except SafetensorError as error:
-                # The library reports a full disk in its own type, with the system's words inside.
-                full = "No space left" in str(error) or "os error 28" in str(error)
-                raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+            write_safetensors(temporary, plain, {"format": "pt"})
         else:
             torch.save(plain, temporary)
         with temporary.open("rb") as file:

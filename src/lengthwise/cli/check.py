@@ -17,11 +17,10 @@ from lengthwise.cli.common import (
     OptionalSize,
     OptionalText,
     default_is,
-    given,
     output_for,
     parse,
     print_table,
-    stored_config,
+    read_settings,
 )
 from lengthwise.errors import InputError
 
@@ -70,6 +69,7 @@ class Options:
 
 SETTINGS = ("model", "engine", "length", "dtype", "device", "seed")
 """Options that are fields of CheckConfig, beside the two flags."""
+MODEL = "give a folder or a name, or a model type of transformers with --config-only"
 MARKS = {"pass": "pass", "fail": "FAIL", "not supported": "not supported", "error": "ERROR"}
 
 
@@ -94,18 +94,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def read_config(options: Options) -> CheckConfig:
     """Stored settings, overridden by the options that were given."""
-    stored = {} if options.config is None else stored_config(options.config, "check")
-    values = {**stored, **given(options, SETTINGS)}
+    values = read_settings(options, SETTINGS, kind="check", purpose="check", model=MODEL)
     for flag in ("config_only", "trust_remote_code"):
         if getattr(options, flag):
             values[flag] = True
-    if "model" not in values:
-        raise InputError(
-            expected="a model to check",
-            got="no MODEL and no --config",
-            where="the command line",
-            fix="give a folder or a name, or a model type of transformers with --config-only",
-        )
     return CheckConfig.from_dict(values)
 
 

@@ -19,6 +19,7 @@ import tyro
 
 from lengthwise.errors import InputError, near_matches
 from lengthwise.measure.config import Metric
+from lengthwise.units import human_bytes
 
 Options = TypeVar("Options")
 
@@ -204,6 +205,36 @@ def given(options: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
+_MODEL = "give a checkpoint folder or a name that `lengthwise models` lists"
+
+
+def read_settings(
+    options: Any, names: Sequence[str], *, kind: str, purpose: str, model: str = _MODEL
+) -> dict[str, Any]:
+    """Settings of `options.config`, where it is given, overridden by the options that were given.
+
+    Args:
+        options: of a verb that has MODEL and --config.
+        names: options that are settings.
+        kind: kind of run that the settings are of.
+        purpose: what the verb does with a model.
+        model: what to give where no model is named.
+
+    Raises:
+        InputError: no such file, or no model anywhere.
+    """
+    stored = {} if options.config is None else stored_config(options.config, kind)
+    values = {**stored, **given(options, names)}
+    if "model" not in values:
+        raise InputError(
+            expected=f"a model to {purpose}",
+            got="no MODEL and no --config" if options.config is None else f"no MODEL, and none in {options.config}",
+            where="the command line",
+            fix=model,
+        )
+    return values
+
+
 def stored_config(path: Path, kind: str) -> dict[str, Any]:
     """Settings kept in a JSON file, or the resolved settings of an earlier run, to repeat it.
 
@@ -239,6 +270,23 @@ def stored_config(path: Path, kind: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise refuse(f"JSON with a {type(values).__name__} at the top")
     return values
+
+
+def print_left_out(run: str | Path) -> None:
+    """Say that a run read fewer files than its corpus has, where that is so.
+
+    Not for the standard library: its few files in other encodings are tests of these encodings.
+
+    Args:
+        run: a folder of a measure, extend or train run.
+    """
+    from lengthwise.runs import RunFolder
+
+    manifest = RunFolder.open(run).manifest
+    count = manifest.get("num_undecodable_files")
+    if count and manifest["config"].get("data") != "python":
+        files = "1 file" if count == 1 else f"{count:,} files"
+        print(f"! {files} of the corpus left out: not UTF-8. `iconv -f latin1 -t utf-8` converts one, for example.")
 
 
 @contextlib.contextmanager
@@ -319,13 +367,3 @@ def shown(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(shown(part) for part in value)
     return str(value)
-
-
-def human_bytes(count: int) -> str:
-    """A number of bytes in the unit that leaves one to three digits before the point."""
-    size = float(count)
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from lengthwise.cli.common import Flag, OptionalPath, OptionalTexts, human_bytes, output_for, parse, print_table
+from lengthwise.cli.common import Flag, OptionalPath, OptionalTexts, output_for, parse, print_table
 from lengthwise.errors import InputError, near_matches
+from lengthwise.units import human_bytes
 
 if TYPE_CHECKING:
     from lengthwise.data import TokenStore

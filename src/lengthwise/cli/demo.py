@@ -12,7 +12,6 @@ from lengthwise.cli.common import (
     OptionalSize,
     OptionalText,
     default_is,
-    human_bytes,
     output_for,
     parse,
     print_facts,
@@ -20,6 +19,7 @@ from lengthwise.cli.common import (
 from lengthwise.errors import InputError
 from lengthwise.extend import ExtendConfig
 from lengthwise.interventions.config import InterventionConfig
+from lengthwise.units import human_bytes
 
 REPAIR: dict[str, Any] = {
     "peak_lr": 4e-3,

@@ -17,12 +17,11 @@ from lengthwise.cli.common import (
     OptionalTexts,
     default_is,
     default_out,
-    given,
     output_for,
     parse,
     print_facts,
     print_table,
-    stored_config,
+    read_settings,
 )
 from lengthwise.errors import InputError
 from lengthwise.evaluate.config import Dtype, EngineName, EvalConfig, ServerApi, Wording
@@ -178,17 +177,9 @@ def _world(config: EvalConfig) -> Any:
 
 def read_config(options: Options) -> EvalConfig:
     """Stored settings, overridden by the options that were given."""
-    stored = {} if options.config is None else stored_config(options.config, "eval")
-    values = {**stored, **given(options, SETTINGS)}
+    values = read_settings(options, SETTINGS, kind="eval", purpose="evaluate")
     if options.no_prefix_reuse:
         values["reuse_prefixes"] = False
-    if "model" not in values:
-        raise InputError(
-            expected="a model to evaluate",
-            got="no MODEL and no --config",
-            where="the command line",
-            fix="give a checkpoint folder or a name that `lengthwise models` lists",
-        )
     return EvalConfig.from_dict(values)
 
 

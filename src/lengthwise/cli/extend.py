@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -21,9 +21,9 @@ from lengthwise.cli.common import (
     output_for,
     parse,
     print_facts,
-    stored_config,
+    print_left_out,
+    read_settings,
 )
-from lengthwise.errors import InputError
 from lengthwise.extend import ExtendConfig
 from lengthwise.interventions.config import InterventionKind
 from lengthwise.measure.config import LENGTH_FACTOR, MeasureConfig
@@ -112,29 +112,22 @@ def main(arguments: Sequence[str]) -> int:
         from lengthwise.extend import extend
 
         comparison = extend(config, out, resume=options.resume)
+        print_left_out(out)
         emit({"run": str(out), **comparison}) if options.json else print_comparison(out)
     return 0
 
 
 def read_config(options: Options) -> ExtendConfig:
     """Stored settings, overridden by the options that were given."""
-    stored = {} if options.config is None else stored_config(options.config, "extend")
-    values: dict[str, Any] = {**stored, **given(options, SETTINGS)}
-    if "model" not in values:
-        raise InputError(
-            expected="a model to extend",
-            got="no MODEL and no --config",
-            where="the command line",
-            fix="give a checkpoint folder or a name that `lengthwise models` lists",
-        )
-    intervention = dict(stored.get("intervention") or {"kind": "state-passing"})
+    values = read_settings(options, SETTINGS, kind="extend", purpose="extend")
+    intervention = dict(values.get("intervention") or {"kind": "state-passing"})
     if options.intervention is not None and options.intervention != intervention.get("kind"):
         intervention = {"kind": options.intervention}  # options of another kind have no meaning here
     intervention.update(given(options, INTERVENTION_SETTINGS))
     if options.carry_short is not None:
         intervention["carry_short"] = options.carry_short == "yes"
     values["intervention"] = intervention
-    values["measure"] = {**(stored.get("measure") or {}), **given(options, MEASURE_SETTINGS)}
+    values["measure"] = {**(values.get("measure") or {}), **given(options, MEASURE_SETTINGS)}
     return ExtendConfig.from_dict(values)
 
 

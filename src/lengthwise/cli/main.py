@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from lengthwise import __version__
 from lengthwise.errors import InputError, LengthwiseError, RunFailure, near_matches
+from lengthwise.runs import CHECK_AND_RESUME, FREE_AND_RESUME
 
 
 class Verb(NamedTuple):
@@ -36,6 +37,15 @@ VERBS = {
     "data": Verb("turn text into token stores", None),
     "models": Verb("presets and shipped models: sizes, state, training context", None),
 }
+
+_FREE_AND_RESUME = "free some space and run the same command with --resume, or choose another --out"
+_FREE_AND_REPEAT = "free some space, then give the same command again"
+_WITHOUT_RESUME = {
+    _FREE_AND_RESUME: _FREE_AND_REPEAT,
+    FREE_AND_RESUME: _FREE_AND_REPEAT,
+    CHECK_AND_RESUME: "check the folder and its permissions, then give the same command again",
+}
+"""What to try instead where the verb has no --resume."""
 
 DEBUG_VARIABLE = "LENGTHWISE_DEBUG"
 
@@ -109,7 +119,9 @@ def explain(error: Exception) -> LengthwiseError:
         return error
     if isinstance(error, OSError):
         return _explain_os_error(error)
-    if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
+    from lengthwise.engines.base import is_out_of_memory  # needs numpy, which help does not
+
+    if is_out_of_memory(error):
         return RunFailure(
             expected="enough memory for the run",
             got=" ".join(str(error).split())[:200] or "no memory left",
@@ -136,7 +148,7 @@ def _explain_os_error(error: OSError) -> LengthwiseError:
             expected="space on the device",
             got=reason,
             where=where,
-            fix="free some space and run the same command with --resume, or choose another --out",
+            fix=_FREE_AND_RESUME,
         )
     kind = InputError if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError) else RunFailure
     return kind(
@@ -148,12 +160,14 @@ def message(error: LengthwiseError, words: Sequence[str]) -> str:
     """The four parts, one per line, headed by the verb that met them."""
     verb = f" {words[0]}" if words and words[0] in VERBS else ""
     head = "wrong input" if error.exit_code == 2 else "failed"
+    resumes = bool(verb) and "--resume" in (VERBS[words[0]].resume or ())
+    fix = error.fix if resumes else _WITHOUT_RESUME.get(error.fix, error.fix)
     return (
         f"lengthwise{verb}: {head}\n"
         f"  expected  {error.expected}\n"
         f"  got       {error.got}\n"
         f"  in        {error.where}\n"
-        f"  try       {error.fix}"
+        f"  try       {fix}"
     )
 
 

@@ -15,16 +15,15 @@ from lengthwise.cli.common import (
     OptionalText,
     default_is,
     default_out,
-    given,
-    human_bytes,
     output_for,
     parse,
     print_facts,
+    print_left_out,
     print_table,
-    stored_config,
+    read_settings,
 )
-from lengthwise.errors import InputError
 from lengthwise.measure.config import LENGTH_FACTOR, EngineName, MeasureConfig
+from lengthwise.units import human_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,21 +119,14 @@ def main(arguments: Sequence[str]) -> int:
         from lengthwise.measure import measure
 
         summary = measure(config, out, resume=options.resume)
+        print_left_out(out)
         emit({"run": str(out), **summary}) if options.json else print_summary(str(out), summary)
     return 0
 
 
 def read_config(options: Options) -> MeasureConfig:
     """Stored settings, overridden by the options that were given."""
-    stored = {} if options.config is None else stored_config(options.config, "measure")
-    values = {**stored, **given(options, SETTINGS)}
-    if "model" not in values:
-        raise InputError(
-            expected="a model to measure",
-            got="no MODEL and no --config",
-            where="the command line",
-            fix="give a checkpoint folder or a name that `lengthwise models` lists",
-        )
+    values = read_settings(options, SETTINGS, kind="measure", purpose="measure")
     return MeasureConfig.from_dict(values)
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from lengthwise.cli.common import Flag, OptionalText, human_bytes, output_for, parse, print_facts, print_table
+from lengthwise.cli.common import Flag, OptionalText, output_for, parse, print_facts, print_table
+from lengthwise.units import FLOAT_BYTES, human_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,27 +80,14 @@ def _sizes(config: Any) -> dict[str, Any]:
 
     with torch.device("meta"):  # shapes without memory
         model = LanguageModel(config)
-    windows, each_token = _attention_bytes(config)
+    windows, each_token = config.attention_floats()
     return {
         "family": family(config),
         "parameters": model.num_parameters(),
-        "state_bytes_per_sequence": model.init_state(1).nbytes + windows,
-        "state_bytes_per_token": each_token,
+        "state_bytes_per_sequence": model.init_state(1).nbytes + FLOAT_BYTES * windows,
+        "state_bytes_per_token": FLOAT_BYTES * each_token,
         "config": config.to_dict(),
     }
-
-
-def _attention_bytes(config: Any) -> tuple[int, int]:
-    """Bytes of keys and values in float32: of all sliding windows when they are full, and of one token elsewhere."""
-    windows = each_token = 0
-    for mixer in config.mixers:
-        if mixer.kind == "attention":
-            row = 2 * mixer.kv_heads() * mixer.width(config.d_model) * 4
-            if mixer.window is None:
-                each_token += row
-            else:
-                windows += row * (mixer.reach() - 1)
-    return windows, each_token
 
 
 def _for_people(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from lengthwise.cli.common import (
     OptionalPath,
     OptionalText,
     default_is,
-    human_bytes,
     output_for,
     parse,
     print_table,
 )
 from lengthwise.errors import InputError
+from lengthwise.units import human_bytes
 
 if TYPE_CHECKING:
     from lengthwise.evaluate.rescore import Rescored

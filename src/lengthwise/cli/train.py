@@ -15,6 +15,7 @@ from lengthwise.cli.common import (
     output_for,
     parse,
     print_facts,
+    print_left_out,
     stored_config,
 )
 from lengthwise.errors import InputError
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         from lengthwise.train import train
 
         result = train(config, out, resume=options.resume)
+        print_left_out(out)
         last = result.run.read_metrics()[-1]
         summary = {"run": str(out), "checkpoint": str(result.checkpoint_path), **last}
         emit(summary) if options.json else print_facts("Trained", summary)

@@ -190,10 +190,11 @@ def _parse_line(file: SourceFile, number: int, line: bytes) -> Document:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _not_utf8(where, error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
+        nested = isinstance(error, RecursionError)
         raise InputError(
             expected="one JSON object a line",
-            got=f"a line that is not JSON ({error})",
+            got="a line nested too deeply to be read" if nested else f"a line that is not JSON ({error})",
             where=where,
             fix='write each document as {"text": ..., "id": ...} on a line of its own',
         ) from error
@@ -206,17 +207,25 @@ def _parse_line(file: SourceFile, number: int, line: bytes) -> Document:
             where=where,
             fix="rename the key that holds the document to 'text'",
         )
+    _check_encodable(text, "text", where)
+    identity = record.get("id")
+    if identity is None:
+        return Document(f"{file.name}#{number}", text)
+    name = str(identity)
+    _check_encodable(name, "an id", where)
+    return Document(name, text)
+
+
+def _check_encodable(value: str, what: str, where: str) -> None:
     try:
-        text.encode("utf-8")
+        value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            expected="text that can be written as UTF-8",
+            expected=f"{what} that can be written as UTF-8",
             got=f"half of a surrogate pair at character {error.start}",
             where=where,
             fix="replace the broken \\ud800-\\udfff escape",
         ) from error
-    identity = record.get("id")
-    return Document(f"{file.name}#{number}" if identity is None else str(identity), text)
 
 
 class _Counting(io.RawIOBase):

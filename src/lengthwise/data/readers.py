@@ -88,7 +88,7 @@ class _Reader:
         return {"epoch": self._epoch, "index": self._index, "of": self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position. Raises InputError where it belongs to other data or another reader."""
+        """Go to a saved position. Raises InputError where it belongs to other data or another reader, or to nothing."""
         here, there = self._identity(), state.get("of", {})
         for key, value in here.items():
             if there.get(key) != value:
@@ -98,7 +98,20 @@ class _Reader:
                     where=f"the saved position of {type(self).__name__}",
                     fix="resume with the data and settings the run was started with, or start a new run",
                 )
-        self._epoch, self._index = int(state["epoch"]), int(state["index"])
+        epoch, index = int(state["epoch"]), int(state["index"])
+        size = self._size_of(epoch) if epoch >= 0 else 0
+        if epoch < 0 or not 0 <= index <= size:
+            raise InputError(
+                expected=f"an index 0..{size} in epoch {epoch}" if epoch >= 0 else "an epoch from 0 on",
+                got=f"epoch {epoch}, index {index}",
+                where=f"the saved position of {type(self).__name__}",
+                fix="resume from another checkpoint of the run, or start a new run: the position is damaged",
+            )
+        self._epoch, self._index = epoch, index
+
+    def _size_of(self, epoch: int) -> int:
+        """How far an index of the epoch goes."""
+        raise NotImplementedError
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -160,6 +173,9 @@ class ShuffledWindows(_Reader):
         """Windows of the current epoch, over all processes."""
         return len(self._starts(self._epoch))
 
+    def _size_of(self, epoch: int) -> int:
+        return len(self._starts(epoch))
+
     def _starts(self, epoch: int) -> NDArray[np.int64]:
         """Start of every window of the epoch in the store, in reading order, int64 [num_windows]."""
         if self._order is None or self._order_epoch != epoch:
@@ -215,6 +231,9 @@ class Lanes(_Reader):
         batch = Batch(self._gather(starts[:, self._index]), torch.from_numpy(first[:, self._index].copy()))
         self._index += 1
         return batch
+
+    def _size_of(self, epoch: int) -> int:
+        return self.windows_per_lane
 
     def _identity(self) -> dict[str, Any]:
         return {**super()._identity(), "batch_size": self.batch_size, "world_size": self.world_size}

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.data.tokenizers import Tokenizer
+from lengthwise.data.tokenizers import Tokenizer, spells_bytes
 from lengthwise.errors import InputError, RunFailure
 from lengthwise.runs import write_failure
 
@@ -104,6 +104,11 @@ class TokenStore:
     def fingerprint(self) -> str:
         """sha256 hex of the contents: ids, boundaries, names and tokenizer. Goes into a run's manifest."""
         return str(self.header["fingerprint"])
+
+    @property
+    def num_undecodable_files(self) -> int:
+        """Files of the corpus that were left out because they are not UTF-8."""
+        return int(self.header["source"].get("num_undecodable_files", 0))
 
     @property
     def tokenizer_fingerprint(self) -> str:
@@ -207,7 +212,11 @@ class StoreWriter:
             self._stream.close()
 
     def add(self, name: str, ids: NDArray[Any], num_bytes: int | None = None) -> None:
-        """Append one document: name, ids [T], UTF-8 bytes of its text (counted from the ids when None)."""
+        """Append one document: name, ids [T], UTF-8 bytes of its text.
+
+        Bytes that are None are counted from the ids: by the sizes of the tokens where they spell the text, else in the
+        text that they decode to.
+        """
         assert self._stream is not None, "use the writer in a with statement"
         if ids.size and (int(ids.max()) >= self._tokenizer.vocab_size or int(ids.min()) < 0):
             raise InputError(
@@ -217,7 +226,10 @@ class StoreWriter:
                 fix="encode the document with this tokenizer",
             )
         if num_bytes is None:
-            num_bytes = int(self._tokenizer.token_bytes()[ids].sum())
+            if spells_bytes(self._tokenizer):
+                num_bytes = int(self._tokenizer.token_bytes()[ids].sum())
+            else:
+                num_bytes = len(self._tokenizer.decode(ids).encode("utf-8"))
         block = np.ascontiguousarray(ids, dtype=self._dtype).tobytes()
         self._stream.write(block)
         self._hash.update(block)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -29,6 +30,11 @@ COPY_SPEC = "copy"
 FILES = ("tokenizer.json", "tokenizer.model", "rwkv_vocab_v20230424.txt")
 """What a folder's tokenizer may be called; the first that is there counts."""
 _COMPRESSED = (".xz", ".gz", ".zst")
+_SAMPLE = """The cat sat on the mat, and nobody asked why.
+
+def read(self, size=64):
+    return self.buffer[:size]  # two  spaces
+"""
 _BYTE_FALLBACK = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -59,7 +65,8 @@ class Tokenizer(Protocol):
         ...
 
     def token_bytes(self) -> NDArray[np.int64]:
-        """UTF-8 bytes each id stands for, [vocab_size]; 0 for unused ids."""
+        """UTF-8 bytes each id stands for, [vocab_size]; 0 for unused ids. They add up to the bytes of a text only where
+        the tokens spell it: see `spells_bytes`."""
         ...
 
 
@@ -215,13 +222,31 @@ class HFTokenizer:
         return self._description
 
     def encode(self, text: str) -> NDArray[np.uint32]:
-        """Ids of `text`, uint32 [T]."""
-        return np.asarray(self._backend.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+        """Ids of `text`, uint32 [T]. Raises InputError where a word has no id and the file has none for such words."""
+        with self._refusing():
+            encoding = self._backend.encode(text, add_special_tokens=False)
+        return np.asarray(encoding.ids, dtype=np.uint32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """`encode` of each text, one text per core at a time (threads of the Rust library)."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        with self._refusing():
+            encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Text that the tokenizer has no ids for as an error of four parts: the Rust side raises bare Exception."""
+        try:
+            yield
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            raise InputError(
+                expected="a tokenizer with ids for all of the text, or with an id for unknown words",
+                got=f"text that it has no ids for ({str(error)[:200]})",
+                where=str(self.path),
+                fix="add its unknown token to the vocabulary of that file, or use the tokenizer the model was made for",
+            ) from error
 
     def decode(self, ids: ArrayLike) -> str:
         """Text of ids [T], special tokens spelled out."""
@@ -237,7 +262,9 @@ class HFTokenizer:
         """UTF-8 bytes each id stands for, [vocab_size]; 0 for ids without a token.
 
         Byte-level vocabularies write one character per byte; sentencepiece-like ones write a space as U+2581 and a
-        single byte as `<0x0A>`. Added tokens stand for their own text.
+        single byte as `<0x0A>`. Added tokens stand for their own text. Where tokens do not spell the text (`</w>` for
+        the end of a word, `##` for its middle, spaces that are dropped) this is the size of how they are written, and
+        `spells_bytes` is False.
         """
         sizes = np.zeros(self.vocab_size, dtype=np.int64)
         added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
@@ -288,6 +315,20 @@ class SentencePieceTokenizer(HFTokenizer):
 
     def _begun(self, text: str) -> str:
         return " " + text if text and self._space_first else text
+
+
+def spells_bytes(tokenizer: Tokenizer) -> bool:
+    """Whether the sizes of tokens add up to the bytes of a text, tried on a few lines of prose and code.
+
+    A space that sentencepiece puts before every text may be counted too.
+    """
+    if not isinstance(tokenizer, HFTokenizer):
+        return True  # made of bytes or of single characters
+    try:
+        ids = tokenizer.encode(_SAMPLE)
+    except InputError:
+        return False
+    return 0 <= int(tokenizer.token_bytes()[ids].sum()) - len(_SAMPLE.encode("utf-8")) <= 1
 
 
 def load_tokenizer(spec: str | Path, base: Path | None = None) -> Tokenizer:

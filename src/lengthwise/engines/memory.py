@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from lengthwise.engines.opening import OpenedModel
 from lengthwise.errors import InputError
 from lengthwise.models.lm import MAX_LOGITS, LanguageModel
+from lengthwise.units import FLOAT_BYTES, human_bytes
 
-FLOAT_BYTES = 4
 ACTIVATIONS = 128
 """Numbers per token and unit of width that the widest layer holds at once. Attention needs a dozen; the selective scan
 of Mamba-1 without kernels makes five tensors of twice the width times 16 states."""
@@ -64,8 +64,8 @@ def check_memory(opened: OpenedModel, length: int) -> None:
     while fits > 1 and sum(one_pass_bytes(opened, fits).values()) > have:
         fits //= 2
     raise InputError(
-        expected=f"texts that fit the memory in one pass ({have / 1e9:.0f} GB), as the model's state cannot be carried",
-        got=f"{length:,} tokens, which take about {need / 1e9:.0f} GB",
+        expected=f"texts that fit the memory in one pass ({human_bytes(have)}), as the model's state cannot be carried",
+        got=f"{length:,} tokens, which take about {human_bytes(need)}",
         where="length",
         fix=f"give --length {fits} or less",
     )
@@ -95,13 +95,9 @@ def check_attention_memory(
         return need
     rows, tokens = max(texts, key=lambda text: text[0] * model.attention_state_bytes(text[1]))
     raise InputError(
-        expected=f"keys and values of at most {_shown(allowed)} "
+        expected=f"keys and values of at most {human_bytes(allowed)} "
         f"({'the memory limit' if limit is not None else 'half of the memory of this machine'})",
-        got=f"{rows:,} texts of {tokens:,} tokens, whose attention layers keep {_shown(need)}",
+        got=f"{rows:,} texts of {tokens:,} tokens, whose attention layers keep {human_bytes(need)}",
         where="length",
         fix=fix,
     )
-
-
-def _shown(count: int) -> str:
-    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

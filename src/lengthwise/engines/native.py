@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lengthwise.engines.base import Answer, Request, is_out_of_memory, out_of_memory_answer
+from lengthwise.engines.base import Answer, BatchedEngine, Request, check_request, evaluating
 from lengthwise.engines.prefixes import Node, prefix_tree
-from lengthwise.errors import InputError
 from lengthwise.models.lm import LanguageModel
 from lengthwise.shapes import Float, Tensor
 from lengthwise.state import State
@@ -29,7 +28,7 @@ WINDOW = 512
 GENERATED = 2
 
 
-class NativeEngine:
+class NativeEngine(BatchedEngine):
     """A `LanguageModel` that generates greedily and scores continuations.
 
     When memory runs out the batch is halved, for good, and the work goes on; a prompt that does not fit alone is an
@@ -54,17 +53,10 @@ class NativeEngine:
         reuse_prefixes: bool = True,
         stop_tokens: Sequence[int] = (),
     ) -> None:
-        for what, value in (("batch_size", batch_size), ("chunk", chunk)):
-            if value < 1:
-                raise InputError(
-                    expected="at least 1", got=str(value), where=f"NativeEngine {what}", fix=f"give a positive {what}"
-                )
-        self.model, self.batch_size, self.chunk = model, batch_size, chunk
-        self.reuse_prefixes, self.stop_tokens = reuse_prefixes, frozenset(stop_tokens)
+        super().__init__(batch_size=batch_size, chunk=chunk, stop_tokens=stop_tokens)
+        self.model, self.reuse_prefixes = model, reuse_prefixes
         self.tokens_read = 0
         """Tokens of prompts that were read so far, shared ones once."""
-        self.halvings = 0
-        """Times that memory ran out and the batch was halved."""
 
     @property
     def context_limit(self) -> int | None:
@@ -75,7 +67,7 @@ class NativeEngine:
         """Settings of the engine."""
         return {
             "engine": self.name,
-            "batch_size": self.batch_size,
+            **self._batch_facts(),
             "chunk": self.chunk,
             "reuse_prefixes": self.reuse_prefixes,
             "decoding": "greedy",
@@ -88,59 +80,16 @@ class NativeEngine:
             InputError: where a prompt is empty, or a token id lies outside the vocabulary.
         """
         for index, request in enumerate(requests):
-            self._check(index, request)
-        training = self.model.training
-        self.model.train(False)
-        try:
+            check_request(index, request, self.model.config.vocab_size)
+
+        def attempt(part: list[int]) -> Iterator[Answer]:
+            for answer in self._window([requests[index] for index in part]):
+                yield replace(answer, index=part[answer.index])
+
+        with evaluating(self.model):
             for first in range(0, len(requests), WINDOW):
-                yield from self._surviving(first, requests[first : first + WINDOW])
-        finally:
-            self.model.train(training)
-
-    def _check(self, index: int, request: Request) -> None:
-        ids = request.prompt if request.continuation is None else np.append(request.prompt, request.continuation)
-        vocab = self.model.config.vocab_size
-        problem = None
-        if len(request.prompt) == 0:
-            problem = "an empty prompt"
-        elif int(ids.min()) < 0 or int(ids.max()) >= vocab:
-            problem = f"ids {int(ids.min())}..{int(ids.max())}"
-        elif request.continuation is not None and len(request.continuation) == 0:
-            problem = "an empty continuation"
-        if problem:
-            raise InputError(
-                expected=f"a prompt of at least one token, all ids in 0..{vocab - 1}",
-                got=problem,
-                where=f"request {index}",
-                fix="encode it with the model's own tokenizer",
-            )
-
-    def _surviving(self, first: int, requests: Sequence[Request]) -> Iterator[Answer]:
-        """Answer some requests; where memory runs out, what is left of them in smaller batches, at last one by one."""
-        left, one_by_one = list(range(len(requests))), False
-        while left:
-            part, answered, reason = left[:1] if one_by_one else left, set(), None
-            try:
-                for answer in self._window([requests[index] for index in part]):
-                    answered.add(part[answer.index])
-                    yield replace(answer, index=first + part[answer.index])
-            except (MemoryError, RuntimeError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = " ".join(str(error).split())[:200] or "no memory left"
-            # Outside of the handler, so that the exception no longer holds the tensors of the attempt.
-            if reason is not None:
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                if len(part) == 1:
-                    answered.add(part[0])
-                    yield out_of_memory_answer(first + part[0], requests[part[0]], reason)
-                elif self.batch_size > 1:
-                    self.batch_size //= 2
-                    self.halvings += 1
-                else:
-                    one_by_one = True
-            left = [index for index in left if index not in answered]
+                window = range(first, min(first + WINDOW, len(requests)))
+                yield from self._surviving(window, requests, attempt, whole=True)
 
     def _window(self, requests: Sequence[Request]) -> Iterator[Answer]:
         """Answer some requests: read their prompts as a tree, and answer whenever a batch of them is read."""
@@ -221,17 +170,7 @@ class NativeEngine:
             chosen = logits.argmax(dim=-1).tolist()
             kept = []
             for row, (index, token) in enumerate(zip(alive, chosen, strict=True)):
-                budget, finish = requests[index].max_new_tokens, None
-                if budget > 0 and token in self.stop_tokens:
-                    finish = "stop"
-                else:
-                    if budget > 0:
-                        found[index].append(token)
-                    until = requests[index].until
-                    if budget > 0 and until is not None and until(found[index]):
-                        finish = "stop"
-                    elif len(found[index]) >= budget:
-                        finish = "length"
+                finish = self._take(token, found[index], requests[index])
                 if finish is None:
                     kept.append(row)
                 else:

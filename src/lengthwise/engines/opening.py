@@ -168,7 +168,7 @@ def tokenizer_of(opened: OpenedModel, given: str | None = None) -> Tokenizer:
             expected=f"a tokenizer with at most {opened.vocab_size} tokens, the model's vocabulary",
             got=f"{tokenizer.name} with {tokenizer.vocab_size}",
             where="tokenizer",
-            fix="use the tokenizer that the model was trained with",
+            fix="use the tokenizer that the model was made for; a new model needs a vocab_size for it",
         )
     return tokenizer
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from lengthwise.engines.base import evaluating
 from lengthwise.models.lm import LanguageModel
 from lengthwise.seeds import generator
 from lengthwise.shapes import Float, Int, Tensor
@@ -200,24 +200,12 @@ def several(length: int) -> list[int]:
     return [first, 1, 5, 2, length - first - 8]
 
 
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients for the duration of the block, then whatever mode it was."""
-    before = bool(model.training)
-    model.train(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(before)
-
-
 def carries(model: Any, *, seed: int = 0, length: int = LENGTH) -> Carrying:
     """The quick part of a check: whole texts against two pieces, and against uneven ones with a single token.
 
     Any exception of the model counts as a state that cannot be carried.
     """
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         tokens = probe_tokens(model, 2, length, seed=seed)
         yardstick = take_yardstick(model, tokens)
         whole = read(model, tokens)[0]
@@ -251,7 +239,7 @@ def pads_left(model: Any, *, seed: int = 0, length: int = LENGTH) -> Carrying:
     Two rows are read together, the shorter one with padding in its first piece: a piece, another, a single token. Each
     must give what it gives alone. Any exception of the model counts as a padding that cannot be used.
     """
-    with evaluating(model):
+    with evaluating(model), torch.no_grad():
         tokens = probe_tokens(model, 2, length, seed=seed)
         yardstick = take_yardstick(model, tokens)
         first, short = length // 2, length - length // 4

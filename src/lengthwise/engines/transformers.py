@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lengthwise.engines.base import Answer, Request, is_out_of_memory, out_of_memory_answer
+from lengthwise.engines.base import Answer, BatchedEngine, Request, check_request, evaluating
 from lengthwise.engines.hf import HFModel
 from lengthwise.engines.opening import OpenedModel, quiet
 from lengthwise.engines.probe import Carrying, pads_left
-from lengthwise.errors import InputError
 from lengthwise.shapes import Float, Int, Tensor
 
 
@@ -35,7 +34,10 @@ class _Row:
     wanted: int
 
 
-class TransformersEngine:
+_Answering = Callable[[list[_Row], Sequence[Request]], list[Answer]]
+
+
+class TransformersEngine(BatchedEngine):
     """A model that transformers runs.
 
     Args:
@@ -51,20 +53,11 @@ class TransformersEngine:
     def __init__(
         self, opened: OpenedModel, *, batch_size: int = 8, chunk: int = 1024, stop_tokens: Sequence[int] = ()
     ) -> None:
-        for what, value in (("batch_size", batch_size), ("chunk", chunk)):
-            if value < 1:
-                raise InputError(
-                    expected="at least 1",
-                    got=str(value),
-                    where=f"TransformersEngine {what}",
-                    fix=f"give a positive {what}",
-                )
-        self.opened, self.batch_size, self.chunk = opened, batch_size, chunk
+        self.opened = opened
         self.model: Any = opened.model
         self.streamed = opened.reading == "streamed"
-        self.stop_tokens = frozenset(stop_tokens) | _stops_of(self._adapter.model)
-        self.halvings = 0
-        """Times that memory ran out and the batch was halved."""
+        stops = frozenset(stop_tokens) | _stops_of(self._adapter.model)
+        super().__init__(batch_size=batch_size, chunk=chunk, stop_tokens=stops)
         with quiet():
             self.padding = (
                 pads_left(self.model)
@@ -87,7 +80,7 @@ class TransformersEngine:
 
         return {
             "engine": self.name,
-            "batch_size": self.batch_size,
+            **self._batch_facts(),
             "chunk": self.chunk,
             "reading": self.opened.reading,
             "padding": "left" if self.padding.right else "none, rows of one length together",
@@ -104,34 +97,21 @@ class TransformersEngine:
             InputError: where a prompt is empty, or a token id lies outside the vocabulary.
         """
         rows = [self._row(index, request) for index, request in enumerate(requests)]
-        training = self.model.training
-        self.model.train(False)
-        try:
+        with evaluating(self.model):
             for scored in (False, True):
                 of_kind = [row for row in rows if (requests[row.index].continuation is not None) == scored]
                 answer = self._score if scored else self._generate
+
+                def attempt(part: list[int], answer: _Answering = answer) -> list[Answer]:
+                    return answer([rows[index] for index in part], requests)
+
                 for batch in self._batches(of_kind):
-                    yield from self._halving(batch, requests, answer)
-        finally:
-            self.model.train(training)
+                    yield from self._surviving([row.index for row in batch], requests, attempt, whole=False)
 
     def _row(self, index: int, request: Request) -> _Row:
+        check_request(index, request, self.opened.vocab_size)
         continuation = request.continuation
         tokens = request.prompt if continuation is None else np.append(request.prompt, continuation)
-        problem, vocab = None, self.opened.vocab_size
-        if len(request.prompt) == 0:
-            problem = "an empty prompt"
-        elif int(tokens.min()) < 0 or int(tokens.max()) >= vocab:
-            problem = f"ids {int(tokens.min())}..{int(tokens.max())}"
-        elif continuation is not None and len(continuation) == 0:
-            problem = "an empty continuation"
-        if problem:
-            raise InputError(
-                expected=f"a prompt of at least one token, all ids in 0..{vocab - 1}",
-                got=problem,
-                where=f"request {index}",
-                fix="encode it with the model's own tokenizer",
-            )
         wanted = 1 if continuation is None else len(continuation)
         return _Row(index, np.asarray(tokens if continuation is None else tokens[:-1], dtype=np.int64), wanted)
 
@@ -147,35 +127,6 @@ class TransformersEngine:
             yield rest[:count]
             rest = rest[count:]
 
-    def _halving(
-        self,
-        batch: list[_Row],
-        requests: Sequence[Request],
-        answer: Callable[[list[_Row], Sequence[Request]], list[Answer]],
-    ) -> Iterator[Answer]:
-        """Answers of a batch, in smaller ones where memory runs out."""
-        try:
-            answers = answer(batch, requests)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            reason = " ".join(str(error).split())[:200] or "no memory left"
-        else:
-            yield from answers
-            return
-        # Outside of the handler, so that the exception no longer holds the tensors of the attempt.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        if len(batch) == 1:
-            (row,) = batch
-            yield out_of_memory_answer(row.index, requests[row.index], reason)
-            return
-        self.batch_size = max(1, len(batch) // 2)
-        self.halvings += 1
-        while batch:  # the size may be halved again on the way
-            part, batch = batch[: self.batch_size], batch[self.batch_size :]
-            yield from self._halving(part, requests, answer)
-
     @torch.inference_mode()
     def _generate(self, batch: list[_Row], requests: Sequence[Request]) -> list[Answer]:
         """Greedy decoding; rows that are finished stay in the batch, unheard, until all are."""
@@ -185,19 +136,8 @@ class TransformersEngine:
         while True:
             chosen = logits[:, -1].argmax(dim=-1).tolist()
             for place, row in enumerate(batch):
-                budget = requests[row.index].max_new_tokens
-                if finish[place] is not None:
-                    continue
-                if budget > 0 and chosen[place] in self.stop_tokens:
-                    finish[place] = "stop"
-                    continue
-                if budget > 0:
-                    found[place].append(chosen[place])
-                until = requests[row.index].until
-                if budget > 0 and until is not None and until(found[place]):
-                    finish[place] = "stop"
-                elif len(found[place]) >= budget:
-                    finish[place] = "length"
+                if finish[place] is None:
+                    finish[place] = self._take(chosen[place], found[place], requests[row.index])
             if all(finish):
                 break
             step = torch.tensor(chosen, device=self._device)[:, None]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from lengthwise.errors import InputError, check_keys, near_matches
+from lengthwise.errors import InputError, check_settings, near_matches
 
 EngineName = Literal["auto", "native", "transformers", "server"]
 Wording = Literal["own", "official"]
@@ -62,7 +62,7 @@ class EvalConfig:
     model_template: str = "base"
     """Template of RULER's that goes around prompts of the official wording; base: none."""
     books: tuple[str, ...] = ()
-    """Files and folders with the text around BABILong's facts. None: text of the Python installation."""
+    """Files and folders with the text around BABILong's facts. Empty: text of the Python installation."""
     data_dir: str | None = None
     """Folder of essays, questions and stories. None: the package's data folder."""
     batch_size: int = 8
@@ -137,9 +137,8 @@ class EvalConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EvalConfig:
-        """The inverse of `to_dict`. Raises InputError for an unknown key, naming near matches."""
-        known = [f.name for f in fields(cls)]
-        check_keys(data, known, expected="a known setting of an evaluation", where="EvalConfig")
+        """The inverse of `to_dict`. Raises InputError for a key that is unknown, with near matches, or missing."""
+        check_settings(data, cls, expected="a known setting of an evaluation")
         values = dict(data)
         for name in _LISTS:
             if name in values:

@@ -13,7 +13,7 @@ from typing import Any
 
 from lengthwise.errors import InputError
 from lengthwise.evaluate.config import EvalConfig
-from lengthwise.evaluate.records import PARTS
+from lengthwise.evaluate.records import PARTS, score_record
 from lengthwise.evaluate.summary import summarize
 from lengthwise.runs import RunFolder
 from lengthwise.tasks.base import Sample, Task
@@ -135,9 +135,6 @@ def _again(record: Mapping[str, Any], known: Mapping[str, Task], scorer: str | N
             where=f"'{record['id']}' in {run.path / 'samples.jsonl'}",
             fix="use the version of lengthwise that wrote the run",
         )
-    used = scorer if scorer in task.scorers() else task.scorers()[0]
-    if record["error"] is not None or record["output"] is None:
-        return {**record, "score": None, "scorer": used, "scores": {}}
     sample = Sample(
         id=record["id"],
         task=record["task"],
@@ -151,8 +148,8 @@ def _again(record: Mapping[str, Any], known: Mapping[str, Task], scorer: str | N
     )
     if record.get("continuation", "logprob" in record):
         sample = replace(sample, continuation=sample.answers[0])
-    scores = {rule: task.score(sample, record["output"], rule).value for rule in task.scorers()}
-    return {**record, "score": scores[used], "scorer": used, "scores": scores}
+    output = None if record["error"] is not None else record["output"]
+    return {**record, **score_record(task, sample, output, scorer)}
 
 
 def _num_changed(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> int:

@@ -10,8 +10,7 @@ them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,16 @@ import numpy as np
 from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.distributed import World
 from lengthwise.engines.base import Answer, Engine, Request
-from lengthwise.errors import InputError, LengthwiseError, RunFailure
+from lengthwise.errors import InputError, RunFailure
 from lengthwise.evaluate.config import BLOCK, EvalConfig
-from lengthwise.evaluate.records import PARTS, part_name, read_samples
+from lengthwise.evaluate.records import PARTS, part_name, read_samples, score_record
 from lengthwise.evaluate.summary import summarize
+from lengthwise.progress import token_bar
 from lengthwise.runs import RunFolder
 from lengthwise.tasks.base import Sample, Task, sample_id
 
 SHOWN_CHARACTERS = 400
 """Of a prompt, this much of its head and of its tail is kept; the rest can be made again from the sample's number."""
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def evaluate(
     out = Path(out)
     plan = {task.name: {"version": task.version, **task.parameters()} for task in tasks}
     tokenizer = {"name": subject.tokenizer.name, "sha256": subject.tokenizer.fingerprint}
-    facts = {"tasks": plan, "left_out": left_out, "subject": subject.facts, "tokenizer": tokenizer}
+    facts: dict[str, Any] = {"tasks": plan, "left_out": left_out, "subject": subject.facts, "tokenizer": tokenizer}
     hashes = {
         "plan": hashlib.sha256(repr(sorted(plan.items())).encode()).hexdigest(),
         "tokenizer": subject.tokenizer.fingerprint,
@@ -93,11 +91,12 @@ def evaluate(
     if world.is_main:
         run = RunFolder.create(out, "eval", config.to_dict(), resume=resume, data_hashes=hashes)
         _check_same(run, hashes)
-        run.update_manifest(evaluation=facts)
+        before = (run.manifest.get("evaluation") or {}).get("out_of_memory")
+        run.update_manifest(evaluation=facts if before is None else {**facts, "out_of_memory": before})
     world.barrier()
     if not world.is_main:
         run = RunFolder.open(out)
-    try:
+    with run.noting_failure(writes=world.is_main):
         _answer_all(config, cells, subject, run, world, progress)
         world.barrier()
         if not world.is_main:
@@ -114,10 +113,6 @@ def evaluate(
             )
         summary = summarize(config.to_dict(), records, {task.name: task.floor for task in tasks}, left_out)
         run.write_json("summary.json", summary)
-    except LengthwiseError:
-        if world.is_main:
-            run.finish("failed")
-        raise
     run.finish()
     return dict(run.read_json("summary.json"))
 
@@ -227,8 +222,9 @@ def _answer_all(
     done = {record["id"] for record in read_samples(run)}
     mine = blocks(config, cells)[world.rank :: world.size]
     name = "samples.jsonl" if world.size == 1 else part_name(world.rank)
+    earlier = (run.manifest.get("evaluation") or {}).get("out_of_memory") or {}
     total = sum(length * len(indices) for _, length, indices in mine)
-    with _bar(total, shown=progress and world.is_main) as bar:
+    with token_bar("evaluating", total, shown=progress and world.is_main) as bar:
         for task, length, indices in mine:
             ids = [sample_id(task.name, length, index) for index in indices]
             if done.issuperset(ids):
@@ -243,6 +239,27 @@ def _answer_all(
                 if sample.id not in done:
                     run.append_sample(_record(task, sample, answer, subject, config.scorer), name)
                 bar(length, f"{task.name} at {length:,}")
+            if world.is_main:
+                _record_memory(run, subject.engine.facts(), earlier)
+
+
+def _record_memory(run: RunFolder, engine: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """Say in the manifest that memory ran out, how often the batch was halved, and the rows that were left of it.
+
+    Of the first process, where there are several; the others have only their warning.
+
+    Args:
+        run: whose manifest.
+        engine: what the engine says of itself now.
+        earlier: what the manifest said when this process began: a run may be resumed.
+    """
+    if not engine.get("halvings"):
+        return
+    size = min(engine["batch_size"], earlier.get("batch_size", engine["batch_size"]))
+    now = {"halvings": engine["halvings"] + earlier.get("halvings", 0), "batch_size": size}
+    evaluation = run.manifest["evaluation"]
+    if evaluation.get("out_of_memory") != now:
+        run.update_manifest(evaluation={**evaluation, "out_of_memory": now})
 
 
 def _request(sample: Sample, subject: Subject) -> Request:
@@ -256,7 +273,7 @@ def _record(task: Task, sample: Sample, answer: Answer, subject: Subject, scorer
     """A line of samples.jsonl. Holds nothing that changes when the sample is answered again."""
     text = answer.text if answer.text is not None else subject.tokenizer.decode(answer.tokens)
     head, tail = sample.prompt[:SHOWN_CHARACTERS], sample.prompt[SHOWN_CHARACTERS:][-SHOWN_CHARACTERS:]
-    record = {
+    record: dict[str, Any] = {
         "id": sample.id,
         "task": sample.task,
         "length": sample.length,
@@ -277,16 +294,7 @@ def _record(task: Task, sample: Sample, answer: Answer, subject: Subject, scorer
     }
     if answer.logprobs is not None:
         record["logprob"] = float(np.sum(answer.logprobs))
-    return record | score_record(task, sample, answer, text, scorer)
-
-
-def score_record(task: Task, sample: Sample, answer: Answer, text: str, scorer: str | None) -> dict[str, Any]:
-    """Scores of an answer by every rule of the task; `score` is that of the rule that counts. None for a failure."""
-    used = scorer if scorer in task.scorers() else task.scorers()[0]
-    if answer.error is not None:
-        return {"score": None, "scorer": used, "scores": {}}
-    scores = {rule: task.score(sample, text, rule).value for rule in task.scorers()}
-    return {"score": scores[used], "scorer": used, "scores": scores}
+    return record | score_record(task, sample, record["output"], scorer)
 
 
 def join_samples(run: RunFolder, order: dict[str, int]) -> list[dict[str, Any]]:
@@ -296,30 +304,3 @@ def join_samples(run: RunFolder, order: dict[str, int]) -> list[dict[str, Any]]:
     for path in run.path.glob(PARTS):
         path.unlink()
     return records
-
-
-@contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[Callable[[int, str], None]]:
-    """A bar over the tokens to read, with the cell in hand, rate and time left, on stderr."""
-    if not shown:
-        yield lambda count, what: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("evaluating", total=total, rate="")
-
-        def advance(count: int, what: str) -> None:
-            speed = display.tasks[0].speed
-            rate = "" if speed is None else f"{speed:,.0f} tokens/s"
-            display.update(task, advance=count, description=what, rate=rate)
-
-        yield advance

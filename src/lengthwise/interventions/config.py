@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from lengthwise.errors import InputError, check_keys, near_matches
+from lengthwise.errors import InputError, check_settings, near_matches
+from lengthwise.settings import check_types
 
 InterventionKind = Literal["zero", "random-noise", "fitted-noise", "state-passing", "tbtt"]
 
@@ -64,6 +65,7 @@ class InterventionConfig:
                 where="InterventionConfig.kind",
                 fix=near_matches(str(self.kind), KINDS),
             )
+        check_types(self)
         known = _OPTIONS[self.kind]
         for field in fields(self):
             if field.name == "kind":
@@ -125,6 +127,5 @@ class InterventionConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> InterventionConfig:
         """The inverse of `to_dict`. Raises InputError for an unknown key."""
-        known = [field.name for field in fields(cls)]
-        check_keys(data, known, expected="a known option of an intervention", where="InterventionConfig")
+        check_settings(data, cls, expected="a known option of an intervention")
         return cls(**data)

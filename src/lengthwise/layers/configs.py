@@ -12,23 +12,56 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
 
-from lengthwise.errors import InputError, check_keys, near_matches
+from lengthwise.errors import InputError, check_settings, near_matches
+from lengthwise.settings import check_types
 
 _Record = TypeVar("_Record", bound="_Config")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Config:
-    """What the records share: checks of whole numbers, and a plain form for JSON."""
+    """What the records share: checks of types and ranges, and a plain form for JSON."""
 
     kind: ClassVar[str]
     _positive: ClassVar[tuple[str, ...]] = ()
+    """Whole numbers of at least 1."""
+    _above_zero: ClassVar[tuple[str, ...]] = ()
+    """Numbers, or pairs of them, above 0."""
+    _at_least_zero: ClassVar[tuple[str, ...]] = ()
+    _unlimited: ClassVar[tuple[str, ...]] = ()
+    """Those that may be infinite; all others are finite."""
+    _ordered: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Two names, or that of a pair: the second number is not below the first."""
 
     def __post_init__(self) -> None:
+        where = type(self).__name__
+        check_types(self)
         for name in self._positive:
             value = getattr(self, name)
             if value is not None:
-                positive(name, value, type(self).__name__)
+                positive(name, value, where)
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float):
+                    in_range(
+                        name,
+                        float(number),
+                        where,
+                        above=0.0 if name in self._above_zero else None,
+                        at_least=0.0 if name in self._at_least_zero else None,
+                        infinite=name in self._unlimited,
+                    )
+        for names in self._ordered:
+            values = [getattr(self, name) for name in names]
+            low, high = values[0] if len(values) == 1 else values
+            if low > high:
+                raise InputError(
+                    expected=f"{' <= '.join(names)}" if len(names) == 2 else f"{names[0]}: the lower limit first",
+                    got=f"{low!r} and {high!r}",
+                    where=where,
+                    fix="exchange the two, or change one of them",
+                )
 
     def validate(self, d_model: int) -> None:
         """Raise InputError where the record does not fit the model width."""
@@ -40,8 +73,8 @@ class _Config:
 
     @classmethod
     def from_plain(cls: type[_Record], values: Mapping[str, Any]) -> _Record:
-        """The reverse of `to_dict`, without the kind. Unknown keys are errors."""
-        reject_unknown(values, cls)
+        """The reverse of `to_dict`, without the kind. Raises InputError for a key that is unknown or missing."""
+        check_settings(values, cls, expected=f"fields of {cls.__name__}")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
@@ -57,6 +90,9 @@ class Mamba1Config(_Config):
 
     kind: ClassVar[str] = "mamba1"
     _positive: ClassVar[tuple[str, ...]] = ("d_state", "d_conv", "expand", "dt_rank")
+    _above_zero: ClassVar[tuple[str, ...]] = ("dt_min", "dt_max", "A_init_scale")
+    _at_least_zero: ClassVar[tuple[str, ...]] = ("dt_init_floor", "dt_scale")
+    _ordered: ClassVar[tuple[tuple[str, ...], ...]] = (("dt_min", "dt_max"),)
 
     d_state: int = 16
     """State size N of each channel."""
@@ -92,6 +128,10 @@ class Mamba2Config(_Config):
 
     kind: ClassVar[str] = "mamba2"
     _positive: ClassVar[tuple[str, ...]] = ("d_state", "d_conv", "expand", "headdim", "ngroups", "chunk_size")
+    _above_zero: ClassVar[tuple[str, ...]] = ("dt_min", "dt_max", "A_init_range")
+    _at_least_zero: ClassVar[tuple[str, ...]] = ("dt_init_floor", "dt_limit")
+    _unlimited: ClassVar[tuple[str, ...]] = ("dt_limit",)
+    _ordered: ClassVar[tuple[tuple[str, ...], ...]] = (("dt_min", "dt_max"), ("A_init_range",), ("dt_limit",))
 
     d_state: int = 128
     """State size N of each head."""
@@ -138,9 +178,9 @@ class Mamba2Config(_Config):
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Mamba2Config:
         """The reverse of `to_dict`, without the kind; an upper limit of None is infinity."""
-        if "dt_limit" in values:
-            low, high = values["dt_limit"]
-            values = {**values, "dt_limit": (float(low), math.inf if high is None else float(high))}
+        match values.get("dt_limit"):
+            case [low, None]:
+                values = {**values, "dt_limit": (low, math.inf)}
         return super().from_plain(values)
 
 
@@ -156,6 +196,8 @@ class GLAConfig(_Config):
         "conv_size",
         "chunk_size",
     )
+    _above_zero: ClassVar[tuple[str, ...]] = ("expand_k", "expand_v", "gate_logit_normalizer")
+    _at_least_zero: ClassVar[tuple[str, ...]] = ("norm_eps",)
 
     num_heads: int = 4
     """Heads H."""
@@ -246,6 +288,8 @@ class RGLRUConfig(_Config):
 
     kind: ClassVar[str] = "rglru"
     _positive: ClassVar[tuple[str, ...]] = ("lru_width", "num_heads", "d_conv")
+    _above_zero: ClassVar[tuple[str, ...]] = ("min_rad", "max_rad")
+    _ordered: ClassVar[tuple[tuple[str, ...], ...]] = (("min_rad", "max_rad"),)
 
     lru_width: int | None = None
     """Width of the recurrence; None for the model width."""
@@ -259,6 +303,16 @@ class RGLRUConfig(_Config):
     """Largest initial decay of such a step."""
     reset_at_start: bool = True
     """Whether the token at absolute position 0 forgets the state before it, as the published models do."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_rad >= 1.0:
+            raise InputError(
+                expected="a number below 1 for max_rad",
+                got=repr(self.max_rad),
+                where="RGLRUConfig",
+                fix="change max_rad",
+            )
 
     def width(self, d_model: int) -> int:
         """Width of the recurrence."""
@@ -281,6 +335,7 @@ class AttentionConfig(_Config):
 
     kind: ClassVar[str] = "attention"
     _positive: ClassVar[tuple[str, ...]] = ("num_heads", "num_kv_heads", "head_dim", "window")
+    _above_zero: ClassVar[tuple[str, ...]] = ("rotary_base",)
 
     num_heads: int = 8
     """Query heads H."""
@@ -313,6 +368,10 @@ class AttentionConfig(_Config):
     def width(self, d_model: int) -> int:
         """Width of a head."""
         return d_model // self.num_heads if self.head_dim is None else self.head_dim
+
+    def token_floats(self, d_model: int) -> int:
+        """Numbers in the key and the value of one token, all heads together."""
+        return 2 * self.kv_heads() * self.width(d_model)
 
     def rotated(self, d_model: int) -> int:
         """How many numbers of a head are rotated."""
@@ -357,16 +416,6 @@ class GatedMLPConfig(_Config):
     bias: bool = False
     """Whether the three projections have a bias."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.activation not in ("silu", "gelu_tanh"):
-            raise InputError(
-                expected="activation silu or gelu_tanh",
-                got=repr(self.activation),
-                where="GatedMLPConfig",
-                fix=near_matches(str(self.activation), ["silu", "gelu_tanh"]),
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class RWKV6ChannelMixConfig(_Config):
@@ -401,7 +450,7 @@ def mlp_from_dict(values: Mapping[str, Any]) -> MLPConfig:
 def _from_dict(values: Mapping[str, Any], known: Mapping[str, type[Any]], what: str, *, default: str) -> Any:
     rest = dict(values)
     kind = rest.pop("kind", default)
-    if kind not in known:
+    if not isinstance(kind, str) or kind not in known:
         raise InputError(
             expected=f"a {what} of a known kind: {', '.join(known)}",
             got=repr(kind),
@@ -409,12 +458,6 @@ def _from_dict(values: Mapping[str, Any], known: Mapping[str, type[Any]], what: 
             fix=near_matches(str(kind), known),
         )
     return known[kind].from_plain(rest)
-
-
-def reject_unknown(values: Mapping[str, Any], config: type) -> None:
-    """Raise InputError where `values` has a key that the dataclass `config` does not."""
-    known = [field.name for field in dataclasses.fields(config)]
-    check_keys(values, known, expected=f"fields of {config.__name__}", where=config.__name__)
 
 
 def positive(name: str, value: Any, where: str) -> None:
@@ -425,4 +468,28 @@ def positive(name: str, value: Any, where: str) -> None:
             got=repr(value),
             where=where,
             fix=f"set {name} to 1 or more",
+        )
+
+
+def in_range(
+    name: str,
+    value: float | None,
+    where: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    infinite: bool = False,
+) -> None:
+    """Raise InputError unless `value` is None or a number within the limits; NaN never is."""
+    if value is None:
+        return
+    too_low = (above is not None and value <= above) or (at_least is not None and value < at_least)
+    if math.isnan(value) or too_low or (math.isinf(value) and not infinite):
+        limits = "" if above is None else f" above {above:g}"
+        limits += "" if at_least is None else f" of at least {at_least:g}"
+        raise InputError(
+            expected=f"{'a' if infinite else 'a finite'} number{limits} for {name}",
+            got=repr(value),
+            where=where,
+            fix=f"change {name}",
         )

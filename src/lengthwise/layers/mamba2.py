@@ -103,6 +103,8 @@ class Mamba2(Mixer):
         Returns:
             Outputs, and the state after the last real token of each row.
         """
+        if state is not None:
+            self.check_state(state, len(u))
         projected = self.in_proj(u)
         real = None if lengths is None else real_tokens(lengths, u.shape[1])
         parameters = self.inner_parameters(exact := torch.promote_types(projected.dtype, torch.float32))

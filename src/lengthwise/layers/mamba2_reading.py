@@ -97,7 +97,7 @@ def _read_in_one(
         out_bias=mixer.out_proj.bias,
     )
     rows = len(residual) if state is None else len(state.ssm)
-    conv, ssm = (None, None) if state is None else (state.conv[: len(residual)], state.ssm)
+    conv, ssm = (None, None) if state is None else (state.conv[: len(residual)].float(), state.ssm.float())
     inside = mixer.inner_parameters(torch.float32)
     conv, ssm = mamba2_read_native(residual, out, surroundings, inside, conv, ssm, mixer.sizes)
     return Mamba2State(ssm=ssm, conv=conv.expand(rows, -1, -1))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from lengthwise.errors import InputError, check_keys, near_matches
+from lengthwise.errors import InputError, check_settings, near_matches
 
 Metric = Literal["perplexity", "restart", "remembrance", "states"]
 EngineName = Literal["auto", "lengthwise", "transformers"]
@@ -172,9 +172,8 @@ class MeasureConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MeasureConfig:
-        """The inverse of `to_dict`. Raises InputError for an unknown key, naming near matches."""
-        known = [f.name for f in fields(cls)]
-        check_keys(data, known, expected="a known setting of a measurement", where="MeasureConfig")
+        """The inverse of `to_dict`. Raises InputError for a key that is unknown, with near matches, or missing."""
+        check_settings(data, cls, expected="a known setting of a measurement")
         values = dict(data)
         if "metrics" in values:
             values["metrics"] = tuple(values["metrics"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -10,19 +11,13 @@ from jaxtyping import Integer
 from lengthwise.errors import InputError
 from lengthwise.measure.bins import log_bins
 from lengthwise.measure.bootstrap import Resamples
-from lengthwise.measure.perplexity import LossTable, Perplexity, check_token_bytes, perplexity_by_position
+from lengthwise.measure.inputs import Sequences
+from lengthwise.measure.judge import Losses, judge
+from lengthwise.measure.perplexity import Perplexity, check_token_bytes
 from lengthwise.measure.restart import restart_sums
 from lengthwise.measure.stream import Advance, SequenceModel, check_tokens, full_history_sums
-from lengthwise.measure.verdict import (
-    DEFINITION_TOLERANCE,
-    RESTART_TOLERANCE,
-    Control,
-    DefinitionVerdict,
-    RestartVerdict,
-    definition_verdict,
-    restart_verdict,
-)
-from lengthwise.measure.windows import join, window_lengths, window_sums
+from lengthwise.measure.verdict import DEFINITION_TOLERANCE, RESTART_TOLERANCE, DefinitionVerdict, RestartVerdict
+from lengthwise.measure.windows import window_lengths, window_sums
 from lengthwise.shapes import Int
 
 
@@ -68,7 +63,7 @@ def evaluate_length(
         tolerance, restart_tolerance: excess perplexity that still passes.
         control_text: take the difficulty of the text out of the definition verdict; for sequences at random offsets.
         seed: of the bootstrap.
-        advance: told of tokens read (full history and restarts together).
+        advance: told of tokens read (full history, shorter windows and restarts together).
 
     Raises:
         InputError: where the sizes leave nothing to measure.
@@ -85,40 +80,46 @@ def evaluate_length(
         )
     if token_bytes is not None:
         check_token_bytes(token_bytes, tokens)
+    ids = np.arange(len(tokens)) if documents is None else documents
+    text = Sequences(tokens, ids, token_bytes, None)
     edges = log_bins(tokens.shape[1] - 1, context_length, per_octave=bins_per_octave)
+    losses = _read(model, tokens, edges, context_length, restart_stride, chunk, batch_size, advance)
+    found = judge(
+        losses,
+        text,
+        edges,
+        context_length,
+        Resamples.draw(len(np.unique(ids)), resamples=resamples, seed=seed),
+        tolerance=tolerance,
+        restart_tolerance=restart_tolerance,
+        control_text=control_text,
+    )
+    assert found.perplexity is not None
+    assert found.definition is not None
+    assert found.restart is not None
+    return LengthEvaluation(found.perplexity, found.definition, found.restart)
+
+
+def _read(
+    model: SequenceModel,
+    tokens: Integer[np.ndarray, "n T1"],
+    edges: Int[np.ndarray, " edges"],
+    context_length: int,
+    stride: int | None,
+    chunk: int,
+    batch_size: int,
+    advance: Advance | None,
+) -> Losses:
+    """The losses with the full history, of shorter windows, and restarted, some rows at a time."""
     beyond = edges[np.searchsorted(edges, context_length) :]
     full, restarted = [], []
     short: dict[int, list[np.ndarray]] = {window: [] for window in window_lengths(tokens.shape[1] - 1, context_length)}
+    sizes: dict[str, Any] = {"chunk": chunk, "batch_size": batch_size, "advance": advance}
     for first in range(0, len(tokens), batch_size):
         rows = tokens[first : first + batch_size]
         full.append(full_history_sums(model, rows, edges, chunk=chunk, advance=advance))
         for window, found in short.items():
-            found.append(window_sums(model, rows, edges, window, chunk=chunk, batch_size=batch_size, advance=advance))
-        restarted.append(
-            restart_sums(
-                model,
-                rows,
-                beyond,
-                context_length,
-                stride=restart_stride,
-                chunk=chunk,
-                batch_size=batch_size,
-                advance=advance,
-            )
-        )
-    ids = np.arange(len(tokens)) if documents is None else documents
-    table = LossTable.build(edges, np.concatenate(full), tokens, ids, token_bytes)
-    restart = LossTable.build(beyond, np.concatenate(restarted), tokens, ids)
-    joined = table
-    for window, found in short.items():
-        joined = join(joined, np.concatenate(found), tokens, ids, window, token_bytes)
-    whole = table.beyond(context_length)
-    control = Control(full=whole.sums, restarted=restart.sums, tokens=restart.tokens) if control_text else None
-    draws = Resamples.draw(table.num_documents, resamples=resamples, seed=seed)
-    return LengthEvaluation(
-        perplexity=perplexity_by_position(joined, draws, overall=table),
-        definition=definition_verdict(
-            joined.sums, joined.tokens, edges, context_length, draws, tolerance=tolerance, control=control
-        ),
-        restart=restart_verdict(whole.sums, restart.sums, restart.tokens, beyond, draws, tolerance=restart_tolerance),
-    )
+            found.append(window_sums(model, rows, edges, window, **sizes))
+        restarted.append(restart_sums(model, rows, beyond, context_length, stride=stride, **sizes))
+    windows = {window: np.concatenate(found) for window, found in short.items()}
+    return Losses(np.concatenate(full), windows, np.concatenate(restarted))

@@ -9,12 +9,17 @@ import numpy as np
 from jaxtyping import Integer
 
 from lengthwise.checkpoints import Checkpoint
-from lengthwise.data import prepare_corpus, sample_sequences
+from lengthwise.data import Tokenizer, TokenStore, prepare_corpus, sample_sequences
+from lengthwise.data.tokenizers import spells_bytes
 from lengthwise.engines import OpenedModel, from_checkpoint
 from lengthwise.engines.opening import tokenizer_of
 from lengthwise.errors import InputError
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.shapes import Int
+
+_TOLERANCE = 1e-3
+"""Share of the bytes that the sizes of tokens may miss: rare characters that are normalised (NFC) or unknown."""
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -24,14 +29,18 @@ class Sequences:
     Args:
         tokens: T inputs and one target each, in the narrowest unsigned type that holds the ids.
         documents: document of each sequence.
-        token_bytes: bytes per token id; None where the tokenizer is not known.
+        token_bytes: bytes per token id; None where the tokenizer is not known or its tokens do not spell the text.
         corpus: fingerprint of the token store; None for sequences given directly.
+        num_undecodable_files: files of the corpus that were left out, as they are not UTF-8.
+        no_bytes: why the bytes of a token are not known although the tokenizer is.
     """
 
     tokens: Integer[np.ndarray, "n T1"]
     documents: Int[np.ndarray, " n"]
     token_bytes: Int[np.ndarray, " vocab"] | None
     corpus: str | None
+    num_undecodable_files: int | None = None
+    no_bytes: str | None = None
 
     def hashes(self) -> dict[str, str]:
         """What identifies the text: of the sequences themselves, and of the corpus they come from."""
@@ -65,7 +74,40 @@ def sample(config: MeasureConfig, model: Checkpoint | OpenedModel, *, progress: 
         config.seed,
         windows_per_document=config.windows_per_document,
     )
-    return Sequences(narrow(tokens), documents, tokenizer.token_bytes(), validation.fingerprint)
+    sizes = tokenizer.token_bytes()
+    no_bytes = _no_bytes(tokenizer, sizes, validation, documents)
+    return Sequences(
+        narrow(tokens),
+        documents,
+        sizes if no_bytes is None else None,
+        validation.fingerprint,
+        validation.num_undecodable_files,
+        no_bytes,
+    )
+
+
+def _no_bytes(
+    tokenizer: Tokenizer, sizes: Int[np.ndarray, " vocab"], store: TokenStore, documents: Int[np.ndarray, " n"]
+) -> str | None:
+    """Why the sizes of tokens say nothing about these documents; None where they add up to the bytes of their text.
+
+    The store knows how many bytes each text has. A window is a part of its document, so these counts cannot stand in
+    for the sizes; they tell whether the sizes can be trusted.
+    """
+    chosen = np.unique(documents).tolist()
+    actual = np.array([store.document_bytes(index) for index in chosen])
+    counted = np.zeros_like(actual)
+    for row, index in enumerate(chosen):
+        ids = store.document(index)
+        for first in range(0, len(ids), _BLOCK):  # the sizes of a long document at once would take eight bytes a token
+            counted[row] += sizes[ids[first : first + _BLOCK]].sum()
+    # One byte a document is the space that sentencepiece puts before it. Too many here and too few there do not cancel.
+    if int(abs(counted - actual).sum()) <= _TOLERANCE * int(actual.sum()) + len(chosen):
+        return None
+    return (
+        f"the tokens of {tokenizer.name} do not spell the text; by their spelling the documents read have "
+        f"{int(counted.sum()):,} bytes, in truth {int(actual.sum()):,}"
+    )
 
 
 def given(
@@ -85,8 +127,13 @@ def given(
         )
     opened = _opened(model)
     named = config.tokenizer is not None or opened.tokenizer_spec is not None
-    token_bytes = tokenizer_of(opened, config.tokenizer).token_bytes() if named else None
-    return Sequences(narrow(tokens), documents, token_bytes, None)
+    if not named:
+        return Sequences(narrow(tokens), documents, None, None)
+    tokenizer = tokenizer_of(opened, config.tokenizer)
+    if not spells_bytes(tokenizer):
+        no_bytes = f"the tokens of {tokenizer.name} do not spell the text, and the text itself is not known"
+        return Sequences(narrow(tokens), documents, None, None, no_bytes=no_bytes)
+    return Sequences(narrow(tokens), documents, tokenizer.token_bytes(), None)
 
 
 def narrow(tokens: Integer[np.ndarray, "n T1"]) -> Integer[np.ndarray, "n T1"]:

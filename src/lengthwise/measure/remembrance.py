@@ -28,13 +28,13 @@ import torch
 from jaxtyping import Integer
 
 from lengthwise.engines import HFModel, OneShot
+from lengthwise.engines.base import evaluating
 from lengthwise.errors import InputError
 from lengthwise.measure.stream import (
     Advance,
     SequenceModel,
     as_rows,
     device_of,
-    evaluating,
     pieces,
     read_and_predict,
     read_past,

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Integer
 
+from lengthwise.engines.base import evaluating
 from lengthwise.errors import InputError
-from lengthwise.measure.stream import Advance, BinSums, SequenceModel, evaluating, read_only, stream
+from lengthwise.measure.stream import Advance, BinSums, SequenceModel, read_only, stream
 from lengthwise.shapes import Float, Int
 
 

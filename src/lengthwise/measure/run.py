@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,19 @@ from lengthwise.checkpoints import Checkpoint
 from lengthwise.devices import choose_device
 from lengthwise.engines import OpenedModel, from_checkpoint, open_model
 from lengthwise.engines.memory import check_attention_memory, check_memory
-from lengthwise.errors import InputError, LengthwiseError
-from lengthwise.measure.bins import log_bins
+from lengthwise.errors import InputError
 from lengthwise.measure.config import LENGTH_FACTOR, ONE_PASS_FACTOR, MeasureConfig
 from lengthwise.measure.inputs import Sequences, given, sample
 from lengthwise.measure.perplexity import check_token_bytes
-from lengthwise.measure.remembrance import DISTANCES, remembrance_ends, remembrance_starts, remembrance_surface
-from lengthwise.measure.restart import default_stride, restart_sums, windows
-from lengthwise.measure.states import StateStatistics, state_positions
+from lengthwise.measure.pieces import Pieces
+from lengthwise.measure.remembrance import DISTANCES, remembrance_surface
+from lengthwise.measure.restart import restart_sums
+from lengthwise.measure.states import StateStatistics
 from lengthwise.measure.stream import Advance, Piece, SequenceModel, check_tokens, full_history_sums
 from lengthwise.measure.summary import summarize
-from lengthwise.measure.windows import window_lengths, window_sums
+from lengthwise.measure.windows import window_sums
 from lengthwise.models.lm import LanguageModel
+from lengthwise.progress import token_bar
 from lengthwise.runs import RunFolder
 
 
@@ -93,6 +94,8 @@ def measure(
         check_memory(opened, resolved.length)
     if text.token_bytes is not None:
         check_token_bytes(text.token_bytes, text.tokens)
+    if text.no_bytes is not None:
+        skipped = {**skipped, "bits per byte": text.no_bytes}
     attention = plan_attention(resolved, opened)
     backend, hashes = opened.backend_on(device), text.hashes()
     run = RunFolder.create(out, "measure", resolved.to_dict(), resume=resume, data_hashes=hashes)
@@ -104,18 +107,15 @@ def measure(
             fix="choose another --out, or restore the corpus",
         )
     _note_model(run, opened)
-    run.update_manifest(backend=backend)
-    plan = _Plan.make(resolved, text, opened)
-    try:
+    run.update_manifest(backend=backend, num_undecodable_files=text.num_undecodable_files)
+    plan = Pieces.make(resolved, len(text.tokens), opened.reading)
+    with run.noting_failure():
         with _attention_budget(opened.model, resolved.attention_budget):
             _work(opened.model.to(device), plan, text, run, progress)
         summary, arrays = summarize(resolved, plan.edges, text, run.read_metrics())
         summary |= {"outside": opened.facts, "skipped": skipped, "attention": attention}
         run.write_arrays(arrays)
         run.write_json("summary.json", summary)
-    except LengthwiseError:
-        run.finish("failed")
-        raise
     run.finish()
     # As a reader of the folder gets it: lists, not tuples.
     return dict(run.read_json("summary.json"))
@@ -228,82 +228,11 @@ def _fitted(config: MeasureConfig, opened: OpenedModel, text: Sequences) -> Meas
     return resolve(fitted, opened)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """The pieces of a measurement."""
-
-    config: MeasureConfig
-    context_length: int
-    edges: np.ndarray
-    batches: tuple[slice, ...]
-    positions: tuple[int, ...]
-    starts: tuple[int, ...]
-    ends: tuple[int, ...]
-    num_documents: int
-    windows: tuple[int, ...]
-
-    @staticmethod
-    def make(config: MeasureConfig, text: Sequences, opened: OpenedModel) -> _Plan:
-        """Cut the work. Where texts are read in one pass, a piece is one whole text."""
-        if opened.reading == "one-shot":
-            assert config.length is not None
-            config = replace(config, batch_size=1, chunk=config.length)
-        context, length, end = config.context_length, config.length, config.remembrance_length
-        assert context is not None
-        assert length is not None
-        assert end is not None
-        rows, metrics = len(text.tokens), config.metrics
-        surface = "remembrance" in metrics
-        return _Plan(
-            config=config,
-            context_length=context,
-            edges=log_bins(length, context, per_octave=config.bins_per_octave),
-            batches=tuple(slice(i, min(i + config.batch_size, rows)) for i in range(0, rows, config.batch_size)),
-            positions=tuple(state_positions(length, context)) if "states" in metrics else (),
-            starts=tuple(remembrance_starts(end, context, config.remembrance_starts)) if surface else (),
-            ends=tuple(remembrance_ends(end, context, config.remembrance_ends)) if surface else (),
-            num_documents=min(config.remembrance_documents, rows) if surface else 0,
-            windows=window_lengths(length, context),
-        )
-
-    def pieces(self) -> list[tuple[str, int]]:
-        """(metric, index) of every piece, in order."""
-        found: list[tuple[str, int]] = []
-        for index, rows in enumerate(self.batches):
-            if {"perplexity", "restart"} & set(self.config.metrics) or self.state_rows(rows):
-                found.append(("stream", index))
-            if "perplexity" in self.config.metrics:
-                found.append(("windows", index))
-            if "restart" in self.config.metrics:
-                found.append(("restart", index))
-        return found + [("remembrance", index) for index in range(self.num_documents)]
-
-    def state_rows(self, rows: slice) -> int:
-        """How many of these rows have their states looked at."""
-        if "states" not in self.config.metrics:
-            return 0
-        return max(0, min(rows.stop, self.config.state_sequences) - rows.start)
-
-    def cost(self, piece: tuple[str, int]) -> int:
-        """Tokens that a piece reads."""
-        metric, index = piece
-        if metric == "remembrance":
-            return sum(self.ends[-1] + 1 - start for start in {0, *self.starts})
-        rows = self.batches[index].stop - self.batches[index].start
-        length = int(self.edges[-1])
-        if metric == "windows":
-            return rows * sum(length // window * window for window in self.windows)
-        if metric == "stream":
-            return rows * length
-        stride = self.config.restart_stride or default_stride(self.context_length)
-        return rows * self.context_length * len(list(windows(length, self.context_length, stride)))
-
-
-def _work(model: SequenceModel, plan: _Plan, text: Sequences, run: RunFolder, progress: bool) -> None:
+def _work(model: SequenceModel, plan: Pieces, text: Sequences, run: RunFolder, progress: bool) -> None:
     """Compute the pieces that the run does not hold yet."""
     pieces = plan.pieces()
     done = {(record["metric"], record["index"]) for record in run.read_metrics()}
-    with _bar(sum(map(plan.cost, pieces)), shown=progress) as bar:
+    with token_bar("measuring", sum(plan.tokens_read().values()), shown=progress) as bar:
         for metric, index in pieces:
             if (metric, index) in done:
                 bar(plan.cost((metric, index)))
@@ -312,7 +241,7 @@ def _work(model: SequenceModel, plan: _Plan, text: Sequences, run: RunFolder, pr
             run.append_metrics({"metric": metric, "index": index, **result})
 
 
-def _stream_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
+def _stream_piece(model: SequenceModel, plan: Pieces, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
     rows = plan.batches[index]
     num_rows = plan.state_rows(rows)
     states = StateStatistics(plan.positions)
@@ -332,14 +261,14 @@ def _stream_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: int
     return {"sums": sums.tolist(), "states": states.to_record() if num_rows else None}
 
 
-def _windows_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
+def _windows_piece(model: SequenceModel, plan: Pieces, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
     config, rows = plan.config, text.tokens[plan.batches[index]]
     sizes = {"chunk": config.chunk, "batch_size": config.batch_size}
     found = {w: window_sums(model, rows, plan.edges, w, **sizes, advance=bar) for w in plan.windows}
     return {"sums": {str(window): sums.tolist() for window, sums in found.items()}}
 
 
-def _restart_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
+def _restart_piece(model: SequenceModel, plan: Pieces, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
     sums = restart_sums(
         model,
         text.tokens[plan.batches[index]],
@@ -353,7 +282,7 @@ def _restart_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: in
     return {"sums": sums.tolist()}
 
 
-def _remembrance_piece(model: SequenceModel, plan: _Plan, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
+def _remembrance_piece(model: SequenceModel, plan: Pieces, text: Sequences, index: int, bar: Advance) -> dict[str, Any]:
     row = text.tokens[index : index + 1, : plan.ends[-1] + 1]
     surface = remembrance_surface(model, row, plan.starts, plan.ends, advance=bar)
     # JSON has no NaN: what lies beyond its end is null.
@@ -369,29 +298,3 @@ _PIECES = {
     "restart": _restart_piece,
     "remembrance": _remembrance_piece,
 }
-
-
-@contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[Advance]:
-    """A bar over the tokens to read, with rate and time left, on stderr; silent where it is not wanted."""
-    if not shown:
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("measuring"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("measuring", total=total, rate="")
-
-        def advance(count: int) -> None:
-            speed = display.tasks[0].speed
-            display.update(task, advance=count, rate="" if speed is None else f"{speed:,.0f} tokens/s")
-
-        yield advance

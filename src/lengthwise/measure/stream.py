@@ -7,7 +7,6 @@ one pass over a sequence equals any chain of pieces with the state carried.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Integer
 
+from lengthwise.engines.base import evaluating
 from lengthwise.errors import InputError, RunFailure
 from lengthwise.models.lm import LanguageModel
 from lengthwise.models.reading import advance as advance_state
@@ -69,17 +69,6 @@ class Piece:
     def end(self) -> int:
         """Number of tokens read so far."""
         return self.start + self.nll.shape[1]
-
-
-@contextmanager
-def evaluating(model: SequenceModel) -> Iterator[None]:
-    """Evaluation mode for the duration of the block, then whatever it was."""
-    before = model.training
-    model.train(False)
-    try:
-        yield
-    finally:
-        model.train(before)
 
 
 def device_of(model: SequenceModel) -> torch.device:

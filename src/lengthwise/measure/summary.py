@@ -14,11 +14,10 @@ import numpy as np
 from lengthwise.measure.bootstrap import Resamples
 from lengthwise.measure.config import MeasureConfig
 from lengthwise.measure.inputs import Sequences
-from lengthwise.measure.perplexity import LossTable, perplexity_by_position
+from lengthwise.measure.judge import Losses, judge
 from lengthwise.measure.remembrance import DISTANCES, area_under_curve
 from lengthwise.measure.states import STATISTICS, StateStatistics, rank_drift
-from lengthwise.measure.verdict import Control, definition_verdict, restart_verdict
-from lengthwise.measure.windows import join, window_lengths
+from lengthwise.measure.windows import window_lengths
 from lengthwise.measure.words import definition_words, restart_words
 from lengthwise.shapes import Int
 
@@ -77,46 +76,39 @@ def _losses(
 ) -> tuple[Record | None, Record]:
     """Perplexity and the verdicts, as far as they were asked for."""
     verdicts: Record = {"definition": None, "restart": None, "words": []}
-    wanted = {"perplexity", "restart"} & set(config.metrics)
-    if not wanted:
+    if not {"perplexity", "restart"} & set(config.metrics):
         return None, verdicts
     assert config.context_length is not None
-    context = config.context_length
+    assert config.length is not None
+    context, units = config.context_length, len(np.unique(text.documents))
     arrays["loss_sums"] = np.concatenate([np.array(record["sums"]) for record in ordered["stream"]])
-    table = LossTable.build(edges, arrays["loss_sums"], text.tokens, text.documents, text.token_bytes)
-    full = table.beyond(context)
-    control = None
-    if "restart" in wanted:
-        arrays["restart_sums"] = np.concatenate([np.array(record["sums"]) for record in ordered["restart"]])
-        restarted = LossTable.build(full.edges, arrays["restart_sums"], text.tokens, text.documents)
-        control = Control(full=full.sums, restarted=restarted.sums, tokens=full.tokens)
-    perplexity = None
-    if "perplexity" in wanted:
-        joined = table
-        assert config.length is not None
-        for window in window_lengths(config.length, context):
-            name = f"window_{window}_sums"
-            arrays[name] = np.concatenate([np.array(record["sums"][str(window)]) for record in ordered["windows"]])
-            joined = join(joined, arrays[name], text.tokens, text.documents, window, text.token_bytes)
-        perplexity = asdict(perplexity_by_position(joined, draws, overall=table))
-        definition = definition_verdict(
-            joined.sums,
-            joined.tokens,
-            edges,
-            context,
-            draws,
-            tolerance=config.tolerance,
-            control=control if config.control_text else None,
-        )
-        verdicts["definition"] = asdict(definition)
-        verdicts["words"].append(definition_words(definition, context, table.num_documents))
-    if control is not None:
-        restart = restart_verdict(
-            full.sums, control.restarted, full.tokens, full.edges, draws, tolerance=config.restart_tolerance
-        )
-        verdicts["restart"] = asdict(restart)
-        verdicts["words"].append(restart_words(restart, context, table.num_documents))
-    return perplexity, verdicts
+    restarted, windows = None, None
+    if "restart" in config.metrics:
+        restarted = np.concatenate([np.array(record["sums"]) for record in ordered["restart"]])
+        arrays["restart_sums"] = restarted
+    if "perplexity" in config.metrics:
+        windows = {
+            window: np.concatenate([np.array(record["sums"][str(window)]) for record in ordered["windows"]])
+            for window in window_lengths(config.length, context)
+        }
+        arrays |= {f"window_{window}_sums": sums for window, sums in windows.items()}
+    found = judge(
+        Losses(arrays["loss_sums"], windows, restarted),
+        text,
+        edges,
+        context,
+        draws,
+        tolerance=config.tolerance,
+        restart_tolerance=config.restart_tolerance,
+        control_text=config.control_text,
+    )
+    if found.definition is not None:
+        verdicts["definition"] = asdict(found.definition)
+        verdicts["words"].append(definition_words(found.definition, context, units))
+    if found.restart is not None:
+        verdicts["restart"] = asdict(found.restart)
+        verdicts["words"].append(restart_words(found.restart, context, units))
+    return None if found.perplexity is None else asdict(found.perplexity), verdicts
 
 
 def _remembrance(config: MeasureConfig, records: list[Record], arrays: Arrays) -> Record:

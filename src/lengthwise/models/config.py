@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lengthwise.errors import InputError
+from lengthwise.errors import InputError, check_settings
 from lengthwise.layers.configs import (
     AttentionConfig,
     GatedMLPConfig,
@@ -20,11 +20,12 @@ from lengthwise.layers.configs import (
     RGLRUConfig,
     RWKV6ChannelMixConfig,
     RWKV6Config,
+    in_range,
     mixer_from_dict,
     mlp_from_dict,
     positive,
-    reject_unknown,
 )
+from lengthwise.settings import check_types
 
 __all__ = [
     "AttentionConfig",
@@ -78,6 +79,7 @@ class ModelConfig:
     """Whether the residual stream stays in float32 when weights or activations are narrower."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("d_model", "num_layers", "vocab_size", "pad_vocab_size_multiple"):
             positive(name, getattr(self, name), "ModelConfig")
         object.__setattr__(self, "other_mixers", tuple(sorted(self.other_mixers, key=lambda pair: pair[0])))
@@ -89,10 +91,9 @@ class ModelConfig:
                 where="ModelConfig.other_mixers",
                 fix="count layers from 0, and name each one once",
             )
-        if self.norm not in ("rms", "rms-plus-one", "layer"):
-            raise InputError(
-                expected="norm rms, rms-plus-one or layer", got=repr(self.norm), where="ModelConfig", fix="use one"
-            )
+        in_range("norm_eps", self.norm_eps, "ModelConfig", at_least=0.0)
+        in_range("embedding_scale", self.embedding_scale, "ModelConfig")
+        in_range("logit_softcap", self.logit_softcap, "ModelConfig", above=0.0)
         for mixer in self.mixers:
             mixer.validate(self.d_model)
         if self.mlp is not None:
@@ -108,6 +109,18 @@ class ModelConfig:
     def is_recurrent(self) -> bool:
         """Whether any layer carries a recurrent state; False for a Transformer."""
         return any(not isinstance(mixer, AttentionConfig) for mixer in self.mixers)
+
+    def attention_floats(self) -> tuple[int, int]:
+        """Numbers of keys and values of one row: in all sliding windows when they are full; of one token elsewhere."""
+        windows = each_token = 0
+        for mixer in self.mixers:
+            if isinstance(mixer, AttentionConfig):
+                reach, floats = mixer.reach(), mixer.token_floats(self.d_model)
+                if reach is None:
+                    each_token += floats
+                else:
+                    windows += (reach - 1) * floats
+        return windows, each_token
 
     @property
     def padded_vocab_size(self) -> int:
@@ -131,15 +144,20 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """The reverse of `to_dict`. Unknown keys are errors."""
+        """The reverse of `to_dict`. Raises InputError for a key that is unknown or missing, and for a wrong value."""
         values = dict(values)
-        reject_unknown(values, cls)
+        check_settings(values, cls, expected="fields of ModelConfig")
         if isinstance(values.get("mixer"), Mapping):
             values["mixer"] = mixer_from_dict(values["mixer"])
-        values["other_mixers"] = tuple(
-            (layer, mixer_from_dict(mixer) if isinstance(mixer, Mapping) else mixer)
-            for layer, mixer in values.get("other_mixers", ())
-        )
+        if isinstance(others := values.get("other_mixers"), list | tuple):
+            values["other_mixers"] = tuple(map(_other_mixer, others))
         if isinstance(values.get("mlp"), Mapping):
             values["mlp"] = mlp_from_dict(values["mlp"])
         return cls(**values)
+
+
+def _other_mixer(pair: Any) -> Any:
+    """A pair of layer and mixer, its record made of plain values; anything else as it is, for the record to refuse."""
+    if isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[1], Mapping):
+        return pair[0], mixer_from_dict(pair[1])
+    return pair

@@ -20,13 +20,14 @@ from lengthwise.layers.norms import NORMS, RMSNorm, RMSNormPlusOne
 from lengthwise.models.config import ModelConfig
 from lengthwise.models.packing import cut_at
 from lengthwise.native import Backend
-from lengthwise.ops.padding import Padding, check_lengths, swap_side
+from lengthwise.ops.padding import Padding, check_lengths, check_padding, swap_side
 from lengthwise.seeds import generator
 from lengthwise.shapes import Bool, Float, Int, Tensor
 from lengthwise.state import MixerState, State
 
 # Logits held at once by `nll`: 2^24 float32 values are 64 MB, about the largest that costs no speed.
 MAX_LOGITS = 1 << 24
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,8 @@ class LanguageModel(nn.Module):
                 mixer = block.mixer
                 reach = mixer.reach()
                 kept = num_tokens if reach is None else min(num_tokens, reach - 1)
-                width = 2 * mixer.config.kv_heads() * mixer.config.width(self.config.d_model)
-                total += kept * width * block.norm.weight.element_size()  # type: ignore[operator]
+                floats = mixer.config.token_floats(self.config.d_model)
+                total += kept * floats * block.norm.weight.element_size()  # type: ignore[operator]
         return total
 
     def set_backend(self, backend: Backend) -> None:
@@ -225,6 +226,14 @@ class LanguageModel(nn.Module):
                 where="LanguageModel logits",
                 fix="use one of these",
             )
+        if resets is not None and resets.shape != tokens.shape:
+            raise InputError(
+                expected=f"a mask of the shape of the tokens, ({batch}, {time})",
+                got=f"shape {tuple(resets.shape)}",
+                where="LanguageModel resets",
+                fix="pass one value for each token, True where a document begins",
+            )
+        check_padding(padding)
         if lengths is not None:
             check_lengths(lengths, batch, time)
             if padding == "left":
@@ -271,7 +280,7 @@ class LanguageModel(nn.Module):
     def embed(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """What enters the first block: embeddings, scaled and normed where the model does so."""
         config = self.config
-        residual = F.embedding(tokens, self.backbone.embedding.weight)
+        residual = F.embedding(tokens.long(), self.backbone.embedding.weight)
         if config.embedding_scale is not None:
             residual = residual * config.embedding_scale
         if config.residual_in_fp32:
@@ -327,26 +336,58 @@ class LanguageModel(nn.Module):
 
     def _piece_nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         scores = self.head(hidden)
-        return F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+        return F.cross_entropy(scores.flatten(0, 1), targets.flatten().long(), reduction="none").view_as(targets)
 
     def blocks(self) -> list[Block]:
         """The blocks, from the lowest."""
         return list(self.backbone.layers)  # type: ignore[arg-type]
 
     def _check(self, tokens: Tensor, state: State | None) -> tuple[int, int]:
-        wrong, fix = None, "pass token ids of the model's own tokenizer"
-        if tokens.dim() != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool or tokens.numel() == 0:
+        self.check_tokens(tokens)
+        if state is not None:
+            self.check_state(state, len(tokens))
+        return tokens.shape[0], tokens.shape[1]
+
+    def check_tokens(self, tokens: Tensor) -> None:
+        """Refuse what are no token ids of this model, [B, T] and not empty.
+
+        Raises:
+            InputError: where shape, dtype or an id does not fit.
+        """
+        wrong = None
+        if tokens.dim() != 2 or tokens.dtype not in _WHOLE or tokens.numel() == 0:
             wrong = f"shape {tuple(tokens.shape)}, dtype {tokens.dtype}"
         elif tokens.device.type != "meta" and (int(tokens.min()) < 0 or int(tokens.max()) >= self.config.vocab_size):
             wrong = f"ids {int(tokens.min())}..{int(tokens.max())}"
-        elif state is not None and (len(state.layers) != self.config.num_layers or state.batch_size != tokens.shape[0]):
-            wrong = f"a state of {len(state.layers)} layers and {state.batch_size} rows for {tokens.shape[0]} rows"
-            fix = f"pass a state of this model ({self.config.num_layers} layers) with as many rows as tokens"
         if wrong:
             raise InputError(
                 expected=f"integer tokens [B, T], not empty, in 0..{self.config.vocab_size - 1}, and a fitting state",
                 got=wrong,
                 where="LanguageModel",
-                fix=fix,
+                fix="pass token ids of the model's own tokenizer",
             )
-        return tokens.shape[0], tokens.shape[1]
+
+    def check_state(self, state: State, batch: int) -> None:
+        """Refuse a state of another model, or of another number of rows.
+
+        Raises:
+            InputError: where layers, rows, records or shapes do not fit.
+        """
+        blocks = self.blocks()
+        channels = state.channels or (None,) * len(state.layers)
+        carries = [block.has_mlp and isinstance(block.mlp, Mixer) for block in blocks]
+        fits = len(state.layers) == len(channels) == len(blocks) and state.batch_size == batch
+        if not fits or any(carry != (channel is not None) for carry, channel in zip(carries, channels, strict=True)):
+            of_mlps = sum(channel is not None for channel in channels)
+            more = f", {of_mlps} with a state of their MLP," if of_mlps != sum(carries) else ""
+            raise InputError(
+                expected=f"integer tokens [B, T], not empty, in 0..{self.config.vocab_size - 1}, and a fitting state",
+                got=f"a state of {len(state.layers)} layers{more} and {state.batch_size} rows for {batch} rows",
+                where="LanguageModel",
+                fix=f"pass a state of this model ({len(blocks)} layers) with as many rows as tokens",
+            )
+        for index, (block, layer, channel) in enumerate(zip(blocks, state.layers, channels, strict=True)):
+            block.mixer.check_state(layer, batch, f"layers.{index} of the state of LanguageModel")
+            if channel is not None:
+                assert isinstance(block.mlp, Mixer)
+                block.mlp.check_state(channel, batch, f"layers.{index}.channel of the state of LanguageModel")

@@ -27,7 +27,7 @@ def advance(model: LanguageModel, tokens: Int[Tensor, "B T"], state: State | Non
         state: before the first token; None for zeros.
 
     Raises:
-        InputError: where the numbers of rows do not fit, or there is no token.
+        InputError: where the numbers of rows, a token id or the state does not fit, or there is no token.
     """
     return _read(model, tokens, state, predict=False)[1]
 
@@ -53,6 +53,9 @@ def _read(
             where="advance",
             fix="pass one row of tokens for all states, or one for each",
         )
+    model.check_tokens(tokens)
+    if state is not None:
+        model.check_state(state, rows)
     residual = model.embed(tokens)
     weight_dtype = model.backbone.embedding.weight.dtype
     layers: list[MixerState] = []

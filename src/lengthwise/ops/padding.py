@@ -14,8 +14,17 @@ from lengthwise.shapes import Bool, Int, Tensor
 Padding = Literal["right", "left"]
 
 
-def check_lengths(lengths: Int[Tensor, " B"], batch: int, time: int) -> None:
-    """Raise InputError unless `lengths` is an integer vector of `batch` values in 0..`time`."""
+def check_padding(padding: str) -> None:
+    """Raise InputError unless `padding` is a side."""
+    if padding not in ("right", "left"):
+        raise InputError(
+            expected='"right" or "left"', got=repr(padding), where="padding", fix="name the side that the padding is on"
+        )
+
+
+def check_lengths(lengths: Int[Tensor, " B"], batch: int, time: int, padding: str = "right") -> None:
+    """Raise InputError unless `lengths` is an integer vector of `batch` values in 0..`time`, and `padding` a side."""
+    check_padding(padding)
     wrong = (
         f"dtype {lengths.dtype}"
         if lengths.is_floating_point() or lengths.dtype == torch.bool
@@ -36,10 +45,17 @@ def check_lengths(lengths: Int[Tensor, " B"], batch: int, time: int) -> None:
 
 def real_tokens(lengths: Int[Tensor, " B"], time: int, padding: Padding = "right") -> Bool[Tensor, "B T"]:
     """True at real tokens."""
+    check_padding(padding)
     position = torch.arange(time, device=lengths.device)
     if padding == "left":
         position = time - 1 - position
     return position[None, :] < lengths[:, None]
+
+
+def emptied(lengths: Int[Tensor, " B"], padding: Padding, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Inputs [B, T, ...] with zeros where the padding is: nothing times what stands there may be no number."""
+    absent = ~real_tokens(lengths, inputs[0].shape[1], padding)
+    return tuple(tensor.masked_fill(absent.view(*absent.shape, *[1] * (tensor.dim() - 2)), 0) for tensor in inputs)
 
 
 def swap_side(x: Tensor, lengths: Int[Tensor, " B"], padding: Padding) -> Tensor:
@@ -48,6 +64,7 @@ def swap_side(x: Tensor, lengths: Int[Tensor, " B"], padding: Padding) -> Tensor
     From "left" the real tokens move to the front; from "right" they move to the end. Padding wraps around, so the
     second call with the other side undoes the first.
     """
+    check_padding(padding)
     time = x.shape[1]
     shift = time - lengths
     offset = shift if padding == "left" else -shift

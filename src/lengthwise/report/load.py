@@ -67,11 +67,14 @@ def load_groups(paths: Sequence[str | Path]) -> tuple[Group | EvalGroup, ...]:
     runs = [RunFolder.open(path) for path in paths]
     unknown = [run for run in runs if run.manifest.get("kind") not in KINDS]
     if unknown:
+        kind = unknown[0].manifest.get("kind")
         raise InputError(
             expected="a run of kind measure, extend, train, demo or eval",
-            got=f"kind {unknown[0].manifest.get('kind')!r}",
+            got=f"kind {kind!r}",
             where=str(unknown[0].path / "manifest.json"),
-            fix="use the version of lengthwise that wrote it",
+            fix="a check has no page: its outcome is in results.json, and `lengthwise check` prints it"
+            if kind == "check"
+            else "use the version of lengthwise that wrote it",
         )
     groups: list[Group | EvalGroup] = [_extended(run) for run in runs if run.manifest.get("kind") in ("extend", "demo")]
     measured = [run for run in runs if run.manifest.get("kind") == "measure"]

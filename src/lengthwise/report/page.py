@@ -118,7 +118,7 @@ def _group(group: Group, index: int, shown: _Shown) -> dict[str, Any]:
             continue
         sections.append(_section(f"g{index}-{key}", words.section_title(group, key), blocks))
     return {
-        **_common(group, index),
+        **_common(group),
         "models": [
             {
                 "name": model.name.split(" (")[0] if model.role in theme.DASHES else model.name,
@@ -150,7 +150,7 @@ def _eval_group(group: EvalGroup, index: int, shown: _Shown) -> dict[str, Any]:
         shown.browsers[name] = samples
         sections.append({**_section(name, "Single samples", []), "browser": samples})
     return {
-        **_common(group, index),
+        **_common(group),
         "models": [
             {
                 "name": model.name,
@@ -167,7 +167,7 @@ def _eval_group(group: EvalGroup, index: int, shown: _Shown) -> dict[str, Any]:
     }
 
 
-def _common(group: AnyGroup, index: int) -> dict[str, Any]:
+def _common(group: AnyGroup) -> dict[str, Any]:
     """What every kind of group has."""
     return {
         "headline": faces.headline(group),

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.data.tokenizers import Tokenizer
-from lengthwise.errors import InputError
 
 BLOCK = 1 << 13
 """Characters of a block; the time of tokenizers grows faster than the text."""
@@ -258,17 +257,3 @@ def filling_prefix(text: str, totals: Totals, wanted: int) -> tuple[str, int]:
     if found < wanted and wanted in with_dots:
         return cut.rstrip() + _DOTS[with_dots.index(wanted)], 0
     return cut, wanted - found
-
-
-def check_round_trip(tokenizer: Tokenizer, text: str, where: str) -> None:
-    """Raise InputError where the tokenizer does not give `text` back: then the model would not see what is asked."""
-    back = tokenizer.decode(tokenizer.encode(text))
-    if back == text:
-        return
-    at = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))
-    raise InputError(
-        expected="a tokenizer that gives text back as it was",
-        got=f"{tokenizer.name}, which turns {text[at : at + 24]!r} into {back[at : at + 24]!r}",
-        where=where,
-        fix="use a tokenizer that keeps case, spaces and line breaks (byte-level ones do), or bytes",
-    )

@@ -49,24 +49,6 @@ class Draws:
         """The numbers 0..count-1 in random order."""
         return np.argsort(self.words(count), kind="stable")
 
-    def distinct(self, below: int, count: int) -> NDArray[np.int64]:
-        """`count` different numbers of 0..below-1, in random order; all of them where there are no more.
-
-        Does not look at all `below` numbers where few are wanted.
-        """
-        if count * 4 >= below:
-            return self.permutation(below)[:count]
-        found: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        while len(found) < count:
-            found = np.concatenate([found, self.integers(below, count - len(found) + 16)])
-            _, first = np.unique(found, return_index=True)
-            found = found[np.sort(first)]
-        return found[:count]
-
-    def uuids(self, count: int) -> list[str]:
-        """Version-4 UUIDs."""
-        return as_uuids(self.words(2 * count).reshape(count, 2))
-
     def letters(self, count: int, length: int, alphabet: str) -> list[str]:
         """Strings of `length` letters, each from `alphabet`."""
         picks = self.integers(len(alphabet), count * length).tolist()

@@ -23,7 +23,8 @@ from lengthwise.tasks.prose import file_sentences, kept_python_prose
 from lengthwise.tasks.questions import Documents, read_hotpotqa, read_squad
 from lengthwise.tasks.ruler.checkout import official_wording
 from lengthwise.tasks.ruler.wording import OWN, Wording
-from lengthwise.tasks.tokens import TokenCounter, check_round_trip, check_special
+from lengthwise.tasks.texts import check_texts
+from lengthwise.tasks.tokens import TokenCounter
 from lengthwise.tasks.words import WordLists, load_words
 
 Value = TypeVar("Value")
@@ -138,8 +139,7 @@ class Library:
         """
 
         def count() -> NDArray[np.int64]:
-            check_special(passage.units, tokenizer, where)
-            check_round_trip(passage.units, tokenizer, where)
+            check_texts(passage.units, tokenizer, where)
             return passage.count_units(self.counter(tokenizer))
 
         return self.once(("counts", passage.fingerprint, tokenizer.fingerprint), count)

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.data.tokenizers import ByteTokenizer, HFTokenizer, Tokenizer
-from lengthwise.errors import InputError
+from lengthwise.data.tokenizers import HFTokenizer, Tokenizer
 from lengthwise.tasks.merges import LONGEST, Merges
-from lengthwise.tasks.splitting import Kind, adds_up, digits_in_threes, kind_of, taking_space
+from lengthwise.tasks.splitting import Kind, digits_in_threes, kind_of, taking_space
 
 # A single space between two characters that are not white space: every pattern below starts a new piece there.
 _CUT = re.compile(r"(?<=\S) (?=\S)")
@@ -208,54 +206,6 @@ class TokenCounter:
                     pieces.append(word)
             cut.append(pieces)
         return cut
-
-
-def special_texts(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Texts that the tokenizer reads as special tokens."""
-    if not isinstance(tokenizer, HFTokenizer):
-        return ()
-    return tuple(
-        str(token["content"]) for token in tokenizer.description.get("added_tokens") or [] if token.get("special")
-    )
-
-
-def check_special(texts: Iterable[str], tokenizer: Tokenizer, where: str) -> None:
-    """Refuse texts in which the tokenizer would read a special token, such as an end of text, that nobody meant."""
-    specials = [special for special in special_texts(tokenizer) if special]
-    if not specials:
-        return
-    pattern = re.compile("|".join(map(re.escape, sorted(specials, key=len, reverse=True))))
-    for text in texts:
-        found = pattern.search(text)
-        if found is not None:
-            context = text[max(0, found.start() - 20) : found.end() + 20]
-            raise InputError(
-                expected="text without special tokens",
-                got=f"{found[0]!r} in {context!r}",
-                where=where,
-                fix=f"take it out of the text, or use a tokenizer to which it is plain text (not {tokenizer.name})",
-            )
-
-
-def check_round_trip(texts: Sequence[str], tokenizer: Tokenizer, where: str) -> None:
-    """Refuse a tokenizer that does not give texts back as they are: the model would be asked about another text."""
-    if isinstance(tokenizer, ByteTokenizer):
-        return
-    if isinstance(tokenizer, HFTokenizer) and adds_up(tokenizer.description):
-        # Byte-level: only the normalizer can change a text.
-        texts = [text for text in texts if not unicodedata.is_normalized("NFC", text)]
-    backs = tokenizer.decode_batch(tokenizer.encode_batch(texts)) if texts else []
-    for text, back in zip(texts, backs, strict=True):
-        if text != back:
-            at = next(
-                (i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back))
-            )
-            raise InputError(
-                expected="a tokenizer that gives the text back as it was",
-                got=f"{tokenizer.name}, which turns {text[at : at + 24]!r} into {back[at : at + 24]!r}",
-                where=where,
-                fix="normalise the text to what the tokenizer writes (often NFC), or use another tokenizer",
-            )
 
 
 def key_of(values: Any) -> str:

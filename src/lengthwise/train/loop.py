@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from lengthwise.checkpoints import Checkpoint
+from lengthwise.checkpoints import Checkpoint, replace_checkpoint
 from lengthwise.data.store import TokenStore
 from lengthwise.devices import choose_device
 from lengthwise.distributed import World, world_from_environment
-from lengthwise.errors import RunFailure
+from lengthwise.errors import InputError
 from lengthwise.interventions.base import Intervention
 from lengthwise.interventions.build import build_intervention
 from lengthwise.runs import RunFolder
@@ -45,7 +45,6 @@ from lengthwise.train.snapshots import (
     read_snapshot,
     restore_optimizer,
     snapshot_path,
-    write_model,
     write_snapshot,
 )
 from lengthwise.train.step import ResumableReader, train_step
@@ -109,6 +108,8 @@ def train(
             reader, data_hash = build_reader(config, store, context_length, world), store.fingerprint
         if world.is_main:
             run = _open_run(config, out, data_hash, resume=resume, world=world, device=device, checkpoint=checkpoint)
+            if store is not None:
+                run.update_manifest(num_undecodable_files=store.num_undecodable_files)
         world.barrier()
         if not world.is_main:
             run = RunFolder.open(out)
@@ -137,7 +138,16 @@ def _open_run(
     device: torch.device,
     checkpoint: Checkpoint,
 ) -> RunFolder:
-    run = RunFolder.create(out, "train", config.to_dict(), resume=resume, data_hashes={"train": data_hash})
+    hashes = {"train": data_hash}
+    run = RunFolder.create(out, "train", config.to_dict(), resume=resume, data_hashes=hashes)
+    if run.manifest.get("data_hashes") != hashes:
+        rows = f"other rows from the same {'tasks' if config.tasks else 'corpus'}"
+        raise InputError(
+            expected="the training data that this run began with",
+            got=f"{rows}, {config.source}, which {'have' if config.tasks else 'has'} changed",
+            where=str(run.path),
+            fix="choose another --out, or restore the data",
+        )
     setting = {"threads": torch.get_num_threads(), "world_size": world.size, "device": device.type}
     before = run.manifest.get("setting")
     if before is None:
@@ -182,26 +192,22 @@ class _Loop:
         self._restore()
         label = f"train ({self.config.intervention.kind})"
         with (
+            self.run_folder.noting_failure(writes=self.world.is_main),
             _interrupt_flag() as interrupted,
             ProgressLine(
                 label, self.config.steps, start=self.progress.step, tokens_per_step=self.tokens_per_step, show=show
             ) as line,
         ):
-            try:
-                while self.progress.step < self.config.steps:
-                    loss = self._advance()
-                    line.update(self.progress.step, loss)
-                    if self.progress.step % self.config.checkpoint_every == 0:
-                        self._save()
-                    if self.world.any(interrupted.is_set()):
-                        self._save()
-                        line.say(self._interrupted_message())
-                        raise KeyboardInterrupt(self._interrupted_message())
-                self._finish()
-            except RunFailure:
-                if self.world.is_main:
-                    self._fail()
-                raise
+            while self.progress.step < self.config.steps:
+                loss = self._advance()
+                line.update(self.progress.step, loss)
+                if self.progress.step % self.config.checkpoint_every == 0:
+                    self._save()
+                if self.world.any(interrupted.is_set()):
+                    self._save()
+                    line.say(self._interrupted_message())
+                    raise KeyboardInterrupt(self._interrupted_message())
+            self._finish()
 
     def _advance(self) -> float:
         """One optimizer step and, where due, a line of metrics. Returns the step's loss."""
@@ -266,16 +272,9 @@ class _Loop:
     def _finish(self) -> None:
         self._save()
         if self.world.is_main:
-            write_model(self.run_folder.path / "checkpoint", self.checkpoint)
+            replace_checkpoint(self.run_folder.path / "checkpoint", self.checkpoint)
             self.run_folder.finish("complete")
         self.world.barrier()
-
-    def _fail(self) -> None:
-        # The disk may be what failed; the failure in hand says more than a second one about the manifest.
-        try:
-            self.run_folder.finish("failed")
-        except RunFailure:
-            return
 
     def _interrupted_message(self) -> str:
         return (

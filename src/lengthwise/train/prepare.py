@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lengthwise.checkpoints import Checkpoint, load_checkpoint
 from lengthwise.data.corpora import prepare_corpus
 from lengthwise.data.readers import Lanes, ShuffledWindows
 from lengthwise.data.store import TokenStore
-from lengthwise.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_file
+from lengthwise.data.tokenizers import Tokenizer, tokenizer_file
 from lengthwise.distributed import World
+from lengthwise.engines.opening import from_checkpoint, tokenizer_of
 from lengthwise.errors import InputError
 from lengthwise.models.lm import LanguageModel
 from lengthwise.train.config import TrainConfig
@@ -60,17 +60,8 @@ def starting_point(config: TrainConfig) -> Checkpoint:
 
 
 def checkpoint_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer that belongs to a checkpoint. Raises InputError where it does not fit the vocabulary."""
-    spec = checkpoint.tokenizer_spec or "bytes"
-    tokenizer = load_tokenizer(spec, Path(checkpoint.source) if spec != "bytes" else None)
-    if tokenizer.vocab_size > checkpoint.config.vocab_size:
-        raise InputError(
-            expected=f"a tokenizer with at most {checkpoint.config.vocab_size} tokens, the model's vocabulary",
-            got=f"{tokenizer.name} with {tokenizer.vocab_size}",
-            where="tokenizer",
-            fix="give the tokenizer the model was made for, or change the model's vocab_size",
-        )
-    return tokenizer
+    """The tokenizer that belongs to a checkpoint. Raises InputError where none is named or it does not fit."""
+    return tokenizer_of(from_checkpoint(checkpoint))
 
 
 def training_store(config: TrainConfig, tokenizer: Tokenizer, world: World, *, progress: bool) -> TokenStore:

@@ -11,7 +11,6 @@ the new one as well. The newest two are kept: the second is the way back where t
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -23,13 +22,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lengthwise.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from lengthwise.checkpoints.weights import write_safetensors
 from lengthwise.distributed import World
 from lengthwise.errors import InputError, RunFailure
-from lengthwise.runs import write_failure
+from lengthwise.runs import flush_files, flush_folder, write_failure
 
 _NAME = re.compile(r"step-(\d{8})")
 _KEEP = 2
@@ -89,9 +88,9 @@ def write_snapshot(
             _save(partial / "optimizer.safetensors", _optimizer_tensors(checkpoint.model, optimizer), facts)
         world.barrier()
         if world.is_main:
-            _flush(partial)
+            flush_files(partial)
             os.replace(partial, final)
-            _flush_folder(final.parent)
+            flush_folder(final.parent)
             for old in list_snapshots(run)[:-_KEEP]:
                 shutil.rmtree(old)
         world.barrier()
@@ -102,25 +101,6 @@ def write_snapshot(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return final
-
-
-def write_model(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a model checkpoint folder as a whole; an older one at `path` is replaced."""
-    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_checkpoint(partial, checkpoint)
-        _flush(partial)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(path, old)
-        os.replace(partial, path)
-        shutil.rmtree(old, ignore_errors=True)
-        _flush_folder(path.parent)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise write_failure(error, path) from error
 
 
 @dataclass(frozen=True)
@@ -180,12 +160,7 @@ def _optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> di
 
 def _save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(plain, path, metadata={"facts": json.dumps(facts, sort_keys=True)})
-    except SafetensorError as error:
-        # The library reports a full disk in its own type, with the system's words inside.
-        full = "No space left" in str(error) or "os error 28" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+    write_safetensors(path, plain, {"facts": json.dumps(facts, sort_keys=True)})
 
 
 def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -209,19 +184,3 @@ def _clear_partial(run: Path) -> None:
     if folder.is_dir():
         for path in folder.glob(".step-*.partial"):
             shutil.rmtree(path)
-
-
-def _flush(folder: Path) -> None:
-    """Force every file of a folder, and the folder itself, to the disk."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    _flush_folder(folder)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -283,7 +283,7 @@ def test_errors(babi: str, unchecked: None, tmp_path: Path) -> None:
     assert error.expected == "a sample number 0..3: one for each question"
     assert error.where == "babilong_qa1 at length 2000"
     error = error_of(lambda: task(babi).samples([0], 2000, tokenizer_of_kind("lower"), 0))
-    assert error.expected == "a tokenizer that gives text back as it was"
+    assert error.expected == "a tokenizer that gives the text back as it was"
     assert error.where == "wording of babilong_qa1"
     poor = BabilongTask(task(babi).config, books=Books(["poor"], ["Too. Short. To. Use."], "0"))
     assert error_of(lambda: poor.samples([0], 2000, tokenizer, 0)).where == "poor"

@@ -84,6 +84,19 @@ def _written(config: ModelConfig, mixer: Mamba1Config | Mamba2Config, eps: str) 
     }
 
 
+def _written_heads(config: ModelConfig, mixer: Mamba2Config, eps: str) -> dict[str, Any]:
+    """What both libraries write of a Mamba-2 alike."""
+    return {
+        "architectures": ["Mamba2ForCausalLM"],
+        "model_type": "mamba2",
+        **_written(config, mixer, eps),
+        "num_heads": mixer.num_heads(config.d_model),
+        "head_dim": mixer.headdim,
+        "n_groups": mixer.ngroups,
+        "chunk_size": mixer.chunk_size,
+    }
+
+
 class TransformersMamba(_Mamba):
     """transformers' Mamba."""
 
@@ -171,13 +184,7 @@ class TransformersMamba2(_Mamba):
         assert isinstance(mixer, Mamba2Config)
         limit = {} if mixer.dt_limit == (0.0, math.inf) else {"time_step_limit": written_limits(mixer.dt_limit)}
         return {
-            "architectures": ["Mamba2ForCausalLM"],
-            "model_type": "mamba2",
-            **_written(config, mixer, "layer_norm_epsilon"),
-            "num_heads": mixer.num_heads(config.d_model),
-            "head_dim": mixer.headdim,
-            "n_groups": mixer.ngroups,
-            "chunk_size": mixer.chunk_size,
+            **_written_heads(config, mixer, "layer_norm_epsilon"),
             "time_step_min": mixer.dt_min,
             "time_step_max": mixer.dt_max,
             "time_step_floor": mixer.dt_init_floor,
@@ -223,13 +230,7 @@ class FlaMamba2(_Mamba):
         assert isinstance(mixer, Mamba2Config)
         limit = {} if mixer.dt_limit == (0.0, math.inf) else {"dt_limit": written_limits(mixer.dt_limit)}
         return {
-            "architectures": ["Mamba2ForCausalLM"],
-            "model_type": "mamba2",
-            **_written(config, mixer, "norm_eps"),
-            "num_heads": mixer.num_heads(config.d_model),
-            "head_dim": mixer.headdim,
-            "n_groups": mixer.ngroups,
-            "chunk_size": mixer.chunk_size,
+            **_written_heads(config, mixer, "norm_eps"),
             "A_init_range": list(mixer.A_init_range),
             "dt_min": mixer.dt_min,
             "dt_max": mixer.dt_max,

@@ -11,7 +11,7 @@ from lengthwise.native import Backend, usable
 from lengthwise.ops._vector_decay import native
 from lengthwise.ops._vector_decay.halving import Saved, chunk_backward, chunk_forward, from_chunks, to_chunks
 from lengthwise.ops.checks import check_chunk_size, check_shapes
-from lengthwise.ops.padding import Padding, check_lengths, real_tokens
+from lengthwise.ops.padding import Padding, check_lengths, emptied
 from lengthwise.shapes import Float, Int, Tensor
 
 DEFAULT_CHUNK_SIZE = 64
@@ -45,10 +45,9 @@ def vector_decay(
     u = None if u is None else u.to(exact)
     initial_state = None if initial_state is None else initial_state.to(exact)
     if lengths is not None:
-        check_lengths(lengths, batch, time)
-        padded = ~real_tokens(lengths, time, padding)[..., None, None]
-        k, log_decay = k.masked_fill(padded, 0), log_decay.masked_fill(padded, 0)
-    if time == 0:
+        check_lengths(lengths, batch, time, padding)
+        q, k, v, log_decay = emptied(lengths, padding, q, k, v, log_decay)
+    if batch == 0 or time == 0:
         empty = v.new_zeros(batch, heads, keys, v.shape[-1], dtype=exact)
         return v, empty if initial_state is None else initial_state
     if usable(backend, q.device, exact, native.library):

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from lengthwise.errors import InputError
 from lengthwise.ops.attention.naive import Past
 from lengthwise.ops.checks import check_shapes
-from lengthwise.ops.padding import Padding, check_lengths, swap_side
+from lengthwise.ops.padding import Padding, check_lengths, emptied, swap_side
 from lengthwise.shapes import Float, Int, Tensor
 
 # Numbers of a mask that exist at once (16 MB in float32); with a long past, fewer queries make a block.
@@ -63,7 +63,8 @@ def attention(
     batch, time = q.shape[:2]
     _check(q, k, v, past, reach)
     if lengths is not None:
-        check_lengths(lengths, batch, time)
+        check_lengths(lengths, batch, time, padding)
+        q, k, v = emptied(lengths, padding, q, k, v)
         if padding == "left":
             q, k, v = (swap_side(tensor, lengths, "left") for tensor in (q, k, v))
     keys, values, held, start = _behind_past(k, v, past, reach)

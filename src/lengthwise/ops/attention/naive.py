@@ -38,7 +38,7 @@ def attention_naive(
     """
     batch, time, heads, width = q.shape
     if lengths is not None:
-        check_lengths(lengths, batch, time)
+        check_lengths(lengths, batch, time, padding)
     rows, ends = [], []
     for b in range(batch):
         count = time if lengths is None else int(lengths[b])

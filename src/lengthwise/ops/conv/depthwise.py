@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from lengthwise.errors import InputError
 from lengthwise.native import Backend, usable
 from lengthwise.ops.conv.native import conv_native, library
-from lengthwise.ops.padding import Padding, check_lengths, swap_side
+from lengthwise.ops.padding import Padding, check_lengths, emptied, swap_side
 from lengthwise.shapes import Float, Int, Tensor
 
 Activation = Literal["silu"]
@@ -54,12 +54,15 @@ def causal_conv(
         InputError: where a shape, a length or the activation does not fit, or the backend cannot run.
     """
     batch, time, _ = x.shape
-    _check(x, weight, initial_state, activation)
+    _check(x, weight, bias, initial_state, activation)
     if lengths is not None:
-        check_lengths(lengths, batch, time)
+        check_lengths(lengths, batch, time, padding)
+        (x,) = emptied(lengths, padding, x)
         if padding == "left":
             x = swap_side(x, lengths, "left")
     before = weight.shape[1] - 1
+    if batch == 0:
+        return x, x.new_zeros(0, before, x.shape[2])
     if x.numel() and usable(backend, x.device, x.dtype, library):
         y = conv_native(x, weight, bias, initial_state, activation == "silu")
         enough = lengths is None and time >= before
@@ -181,15 +184,24 @@ class _DepthwiseConv(torch.autograd.Function):
         )
 
 
-def _check(x: Tensor, weight: Tensor, initial_state: Tensor | None, activation: str | None) -> None:
+def _check(
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor | None, activation: str | None
+) -> None:
     batch, _, channels = x.shape
     buffer = (batch, weight.shape[1] - 1, channels)
-    if weight.shape[0] != channels:
+    if weight.shape[0] != channels or weight.shape[1] < 1:
         raise InputError(
             expected=f"a filter for {channels} channels",
             got=f"shape {tuple(weight.shape)}",
             where="causal_conv weight",
             fix="pass weight as [channels, width]",
+        )
+    if bias is not None and tuple(bias.shape) != (channels,):
+        raise InputError(
+            expected=f"a bias for {channels} channels",
+            got=f"shape {tuple(bias.shape)}",
+            where="causal_conv bias",
+            fix="pass one value a channel, or None",
         )
     if initial_state is not None and tuple(initial_state.shape) != buffer:
         raise InputError(

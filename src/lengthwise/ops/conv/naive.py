@@ -21,7 +21,7 @@ def causal_conv_naive(
     buffer = x.new_zeros(batch, width - 1, channels) if initial_state is None else initial_state.to(x.dtype)
     real = None
     if lengths is not None:
-        check_lengths(lengths, batch, time)
+        check_lengths(lengths, batch, time, padding)
         real = real_tokens(lengths, time, padding)
     outputs = []
     for t in range(time):

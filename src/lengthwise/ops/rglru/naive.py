@@ -23,7 +23,7 @@ def rglru_naive(
     dtype = torch.promote_types(x.dtype, torch.float32)
     real = None
     if lengths is not None:
-        check_lengths(lengths, batch, time)
+        check_lengths(lengths, batch, time, padding)
         real = real_tokens(lengths, time, padding)
     state = x.new_zeros(batch, width, dtype=dtype) if initial_state is None else initial_state.to(dtype)
     outputs = []

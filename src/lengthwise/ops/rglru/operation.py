@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from lengthwise.errors import InputError
 from lengthwise.native import Backend, usable
 from lengthwise.ops.checks import check_shapes
-from lengthwise.ops.padding import Padding, check_lengths, real_tokens, swap_side
+from lengthwise.ops.padding import Padding, check_lengths, emptied, real_tokens, swap_side
 from lengthwise.ops.rglru import native
 from lengthwise.shapes import Bool, Float, Int, Tensor
 
@@ -74,11 +74,12 @@ def rglru(
     exact = torch.promote_types(x.dtype, torch.float32)
     function = _Native if usable(backend, x.device, exact, native.library) else _Torch
     if lengths is not None:
-        check_lengths(lengths, batch, time)
+        check_lengths(lengths, batch, time, padding)
+        x, input_gate, recurrence_gate = emptied(lengths, padding, x, input_gate, recurrence_gate)
         if padding == "left":
             x, input_gate, recurrence_gate = (swap_side(t, lengths, "left") for t in (x, input_gate, recurrence_gate))
             reset = None if reset is None else swap_side(reset, lengths, "left")
-    if time == 0:
+    if batch == 0 or time == 0:
         return x, x.new_zeros(batch, width, dtype=exact) if initial_state is None else initial_state.to(exact)
     rate = -8 * F.softplus(Lambda.to(exact))
     state = None if initial_state is None else initial_state.to(exact)

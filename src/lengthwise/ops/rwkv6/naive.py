@@ -25,7 +25,7 @@ def rwkv6_naive(
     dtype = torch.promote_types(torch.promote_types(v.dtype, log_decay.dtype), torch.float32)
     r_, k_, v_, log_decay_, u_ = (tensor.to(dtype) for tensor in (r, k, v, log_decay, u))
     if lengths is not None:
-        check_lengths(lengths, batch, time)
+        check_lengths(lengths, batch, time, padding)
         padded = ~real_tokens(lengths, time, padding)[..., None, None]
         k_, log_decay_ = k_.masked_fill(padded, 0), log_decay_.masked_fill(padded, 0)
     if initial_state is None:

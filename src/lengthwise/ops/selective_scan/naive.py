@@ -28,7 +28,7 @@ def selective_scan_naive(
     if dt_bias is not None:
         dt_ = F.softplus(dt_ + dt_bias.to(dtype))
     if lengths is not None:
-        check_lengths(lengths, batch, time)
+        check_lengths(lengths, batch, time, padding)
         dt_ = dt_ * real_tokens(lengths, time, padding)[..., None]
     if initial_state is None:
         state = x_.new_zeros(batch, channels, A.shape[1])

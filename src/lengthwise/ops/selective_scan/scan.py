@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from lengthwise.native import Backend, usable
 from lengthwise.ops.checks import check_chunk_size, check_shapes
-from lengthwise.ops.padding import Padding, check_lengths, real_tokens
+from lengthwise.ops.padding import Padding, check_lengths, emptied, real_tokens
 from lengthwise.ops.selective_scan.chunked import chunked_scan
 from lengthwise.ops.selective_scan.native import library, native_scan
 from lengthwise.shapes import Float, Int, Tensor
@@ -61,7 +61,9 @@ def selective_scan(
     batch, time, _ = x.shape
     _check(x, dt, A, B, C, D, initial_state, dt_bias, z, chunk_size)
     if lengths is not None:
-        check_lengths(lengths, batch, time)
+        check_lengths(lengths, batch, time, padding)
+        x, dt, B, C = emptied(lengths, padding, x, dt, B, C)
+        z = None if z is None else emptied(lengths, padding, z)[0]
     native = usable(backend, x.device, x.dtype, library)
     exact = torch.promote_types(x.dtype, torch.float32)
     dtype, tensors = x.dtype, (x, dt, A, B, C, D, initial_state, dt_bias, z)

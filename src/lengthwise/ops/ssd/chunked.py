@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from lengthwise.errors import InputError
 from lengthwise.native import Backend, usable
 from lengthwise.ops.checks import check_chunk_size, check_shapes
-from lengthwise.ops.padding import Padding, check_lengths, real_tokens
+from lengthwise.ops.padding import Padding, check_lengths, emptied
 from lengthwise.ops.ssd._chunks import Saved, chunk_backward, chunk_forward, from_chunks, to_chunks
 from lengthwise.ops.ssd.native import library, ssd_native
 from lengthwise.shapes import Float, Int, Tensor
@@ -61,13 +61,13 @@ def ssd(
     """
     batch, time, heads, width = x.shape
     state_size = B.shape[3]
-    _check(x, dt, A, B, C, initial_state, chunk_size)
+    _check(x, dt, A, B, C, D, initial_state, chunk_size)
     exact = torch.promote_types(x.dtype, torch.float32)
     dt = dt.to(exact)
     if lengths is not None:
-        check_lengths(lengths, batch, time)
-        dt = dt * real_tokens(lengths, time, padding)[..., None]
-    if time == 0:
+        check_lengths(lengths, batch, time, padding)
+        x, dt, B, C = emptied(lengths, padding, x, dt, B, C)
+    if batch == 0 or time == 0:
         empty = x.new_zeros(batch, heads, width, state_size, dtype=exact)
         return x, empty if initial_state is None else initial_state.to(exact)
 
@@ -134,7 +134,14 @@ class _Chunked(torch.autograd.Function):
 
 
 def _check(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial_state: Tensor | None, chunk_size: int
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial_state: Tensor | None,
+    chunk_size: int,
 ) -> None:
     batch, time, heads, width = x.shape
     groups, state_size = B.shape[2:]
@@ -143,6 +150,7 @@ def _check(
         "A": (A, (heads,)),
         "B": (B, (batch, time, groups, state_size)),
         "C": (C, (batch, time, groups, state_size)),
+        "D": (D, (heads,)),
         "initial_state": (initial_state, (batch, heads, width, state_size)),
     }
     check_shapes("ssd", wanted, x=x)

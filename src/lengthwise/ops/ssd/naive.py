@@ -25,7 +25,7 @@ def ssd_naive(
     x_, dt_, B_, C_ = (tensor.to(dtype) for tensor in (x, dt, B, C))
     B_, C_ = (tensor.repeat_interleave(heads // groups, dim=2) for tensor in (B_, C_))  # [B, T, H, N]
     if lengths is not None:
-        check_lengths(lengths, batch, time)
+        check_lengths(lengths, batch, time, padding)
         dt_ = dt_ * real_tokens(lengths, time, padding)[..., None]
     if initial_state is None:
         state = x_.new_zeros(batch, heads, width, state_size)

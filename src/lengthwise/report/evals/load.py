@@ -201,13 +201,16 @@ def _means(reader: Reader) -> dict[int, Mean]:
 
 
 def _total(run: RunFolder, planned: int | None) -> int | None:
-    """Answers that the run is to have."""
+    """Answers that the run is to have: none where a task needs more tokens than a length has."""
     evaluation, config = run.manifest.get("evaluation"), run.manifest.get("config")
     tasks = evaluation.get("tasks") if isinstance(evaluation, dict) else None
     lengths = config.get("lengths") if isinstance(config, dict) else None
     if planned is None or not isinstance(tasks, dict) or not isinstance(lengths, list):
         return None
-    return planned * len(tasks) * len(lengths)
+    left_out = evaluation.get("left_out") if isinstance(evaluation, dict) else None
+    listed = left_out if isinstance(left_out, list) else []
+    gone = [(each.get("task"), each.get("length")) for each in listed if isinstance(each, dict)]
+    return planned * sum((task, length) not in gone for task in tasks for length in lengths)
 
 
 def _context(run: RunFolder, model: str, published: int | None) -> int | None:

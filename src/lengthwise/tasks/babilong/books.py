@@ -14,8 +14,10 @@ import numpy as np
 
 from lengthwise.data.corpora import python_files
 from lengthwise.data.documents import hash_files, list_files, read_documents
+from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.errors import InputError
 from lengthwise.tasks.sentences import split_sentences
+from lengthwise.tasks.texts import check_special
 
 PYTHON_BOOK = "python"
 _CHARACTERS_A_TOKEN = 10  # how much of a book is taken for a token, so that a short sample does not split a whole book
@@ -38,6 +40,14 @@ class Books:
         self.names = tuple(names)
         self.texts = tuple(texts)
         self.fingerprint = fingerprint
+        self._checked: set[str] = set()  # tokenizers
+
+    def check(self, tokenizer: Tokenizer) -> None:
+        """Raise InputError where the tokenizer would read a special token in a book; each is searched once."""
+        if tokenizer.fingerprint not in self._checked:
+            for name, text in zip(self.names, self.texts, strict=True):
+                check_special([text], tokenizer, f"the book '{name}'")
+            self._checked.add(tokenizer.fingerprint)
 
     def sentences(self, random: np.random.Generator, num_tokens: int) -> Iterator[str]:
         """Sentences without end, as the published samples draw them.

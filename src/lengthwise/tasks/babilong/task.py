@@ -27,8 +27,9 @@ from lengthwise.tasks.babilong.score import FLOORS, LABELS, SCORERS
 from lengthwise.tasks.babilong.stories import Story, StoryFile, check_task, least_budget, read_task
 from lengthwise.tasks.babilong.wording import Wording, official_wording, own_wording
 from lengthwise.tasks.base import Sample, Score, sample_id
-from lengthwise.tasks.counting import PieceCounts, check_round_trip
+from lengthwise.tasks.counting import PieceCounts
 from lengthwise.tasks.rows import answer_rows, numbers_of
+from lengthwise.tasks.texts import check_round_trip, check_special
 
 _FITTING_ROUNDS = 6  # how often the background may be measured anew until the prompt has its exact length
 
@@ -51,6 +52,7 @@ class BabilongTask:
         self.floor: float | None = FLOORS[config.task]
         self._given_books, self._given_wording = books, wording
         self._costs: dict[str, _Costs] = {}
+        self._checked: set[str] = set()
         self._orders: dict[tuple[str, int, int | None], list[Story]] = {}
 
     @cached_property
@@ -100,7 +102,8 @@ class BabilongTask:
 
         Raises:
             InputError: the length is too short, a number too high, the books cannot be used, the facts do not fit
-                between the fractions asked for, or the tokenizer does not give text back.
+                between the fractions asked for, or the tokenizer reads a special token in a text or does not give it
+                back.
         """
         return [self._sample(self.plan(i, length, tokenizer, seed), i, length) for i in indices]
 
@@ -193,13 +196,23 @@ class BabilongTask:
 
     def _costs_of(self, tokenizer: Tokenizer) -> _Costs:
         measure = self._counter or tokenizer
+        for each in (measure, tokenizer):
+            self._check(each)
         if measure.fingerprint not in self._costs:
-            story = self.file.stories[0]
-            head, tail = self.wording.frame(self.config.task, story.question.strip())
-            for each in (measure, tokenizer):
-                check_round_trip(each, head + " ".join(story.facts) + tail, f"wording of {self.name}")
             self._costs[measure.fingerprint] = _Costs(self.config, self.wording, self.file.stories, measure)
         return self._costs[measure.fingerprint]
+
+    def _check(self, tokenizer: Tokenizer) -> None:
+        """See that the words around the context and the facts survive a tokenizer."""
+        if tokenizer.fingerprint in self._checked:
+            return
+        where, stories = f"wording of {self.name}", self.file.stories
+        head, tail = self.wording.frame(self.config.task, stories[0].question.strip())
+        check_round_trip([head + " ".join(stories[0].facts) + tail], tokenizer, where)
+        check_special([head, tail], tokenizer, where)
+        said = {text for story in stories for text in (*story.facts, story.question, story.answer)}
+        check_special(sorted(said), tokenizer, f"the questions of {self.name}")
+        self._checked.add(tokenizer.fingerprint)
 
     def _too_short(self, length: int, tokenizer: Tokenizer) -> InputError:
         return InputError(
@@ -216,6 +229,7 @@ class BabilongTask:
     ) -> Plan:
         """A prompt for a length of which `new` tokens are kept free, and the tokens of an ending."""
         costs = self._costs_of(tokenizer)
+        self.books.check(tokenizer)
         measure = costs.tokenizer
         head, tail = self.wording.frame(self.config.task, story.question.strip())
         facts = costs.facts[story.index]

@@ -15,10 +15,10 @@ from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.errors import InputError, near_matches
 from lengthwise.seeds import numpy_rng
 from lengthwise.tasks.base import Sample, Score, sample_id
-from lengthwise.tasks.counting import check_round_trip
 from lengthwise.tasks.passkey.layouts import ExactLayout, Layout, blocks, blocks_text, landmark, landmark_text
 from lengthwise.tasks.passkey.wording import OWN, OWN_BLOCKS, PasskeyWording, read_wording
 from lengthwise.tasks.rows import answer_rows, numbers_of
+from lengthwise.tasks.texts import check_texts
 
 VARIANTS = ("exact", "landmark", "blocks")
 """exact: ours. landmark: Landmark Attention (arXiv 2305.16300). blocks: Stuffed Mamba (2410.07145), InfiniteBench."""
@@ -110,7 +110,8 @@ class PasskeyTask:
     def samples(self, indices: Sequence[int], length: int, tokenizer: Tokenizer, seed: int) -> list[Sample]:
         """The samples of these numbers.
 
-        Raises InputError where the length is too short, or the tokenizer does not give text back.
+        Raises InputError where the length is too short, or the tokenizer reads a special token in the wording or does
+        not give it back.
         """
         self._check(tokenizer)
         if length < self.min_length(tokenizer):
@@ -178,7 +179,7 @@ class PasskeyTask:
         return answer_rows(tokenizer, texts(), len(numbers), context_length, self.name, all_tokens=all_tokens)
 
     def _check(self, tokenizer: Tokenizer) -> None:
-        check_round_trip(tokenizer, " ".join(asdict(self.wording).values()), f"wording of {self.name}")
+        check_texts([" ".join(asdict(self.wording).values())], tokenizer, f"wording of {self.name}")
 
     def _exact(self, tokenizer: Tokenizer) -> ExactLayout:
         if tokenizer.fingerprint not in self._exact_layouts:

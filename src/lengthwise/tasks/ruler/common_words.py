@@ -14,7 +14,7 @@ from lengthwise.errors import InputError
 from lengthwise.tasks.draws import Draws
 from lengthwise.tasks.passages import Built, Part
 from lengthwise.tasks.ruler.names import some_names
-from lengthwise.tasks.ruler.task import RulerTask, fit_whole
+from lengthwise.tasks.ruler.task import RulerTask, fitted
 from lengthwise.tasks.ruler.wording import Wording
 from lengthwise.tasks.tokens import TokenCounter
 
@@ -138,12 +138,10 @@ class CommonWordsTask(RulerTask):
         def assemble(target: int) -> tuple[tuple[Part, ...], int]:
             return self._assemble(target, words, example, shuffle_seed, tier)
 
-        try:
-            parts, total = assemble(room) if counter.additive else fit_whole(counter, room, assemble)
-        except ValueError:
+        found = fitted(counter, room, assemble, exact=counter.additive)
+        if found is None:
             return None
-        if total > room:
-            return None
+        parts, total = found
         common = tuple(words.words(tier.example_words, NUM_COMMON))
         meta = {"common": tier.common, "uncommon": tier.uncommon, "example_words": tier.example_words}
         return Built(index=index, parts=parts, answers=common, num_tokens=total, meta=meta)

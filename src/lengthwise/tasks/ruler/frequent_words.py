@@ -15,7 +15,7 @@ from lengthwise.errors import InputError
 from lengthwise.tasks.draws import Draws
 from lengthwise.tasks.library import Library
 from lengthwise.tasks.passages import Built, Part
-from lengthwise.tasks.ruler.task import RulerTask, fit_whole
+from lengthwise.tasks.ruler.task import RulerTask
 from lengthwise.tasks.tokens import TokenCounter
 
 _WORD_LEN = 6
@@ -83,7 +83,7 @@ class FrequentWordsTask(RulerTask):
         def assemble(target: int) -> tuple[tuple[Part, ...], int]:
             return self._assemble(target, words, tokens, shuffle_seed, counter)
 
-        parts, total = assemble(room) if counter.additive else fit_whole(counter, room, assemble)
+        parts, total = self.fit(index, counter, room, assemble, exact=counter.additive)
         asked = tuple(words[1 : 1 + _ASKED])
         text = parts[0] if isinstance(parts[0], str) else parts[0].text
         meta = {"counts": [text.count(word) for word in asked], "vocabulary": size}
@@ -99,7 +99,8 @@ class FrequentWordsTask(RulerTask):
         def size_of(number: int) -> int:
             return around + int(zipf_counts(number, len(words), self.alpha) @ tokens)
 
-        low, high = 1, max(2, target)
+        least = math.ceil(zeta(self.alpha))  # below, there is no word at all
+        low, high = least, max(least, target)
         while low < high:
             middle = (low + high + 1) // 2
             if size_of(middle) <= target + 2:
@@ -108,7 +109,7 @@ class FrequentWordsTask(RulerTask):
                 high = middle - 1
         number = low
         while True:
-            if self._clear(number) or number == 1:
+            if self._clear(number) or number == least:
                 counts = zipf_counts(number, len(words), self.alpha)
                 places = np.repeat(np.arange(len(words)), counts)
                 order = Draws(shuffle_seed, "tasks/fwe order", number).permutation(len(places))
@@ -118,7 +119,7 @@ class FrequentWordsTask(RulerTask):
                     [template.before + first, f" {first}", f" {last}{template.ending}", f" {last}"]
                 ).tolist()
                 total = int(counts @ tokens) + opening - alone + closing - bare
-                if total <= target or number == 1:
+                if total <= target or number == least:
                     return (template.before + " ".join(text) + template.ending,), total
             number -= 1
 

@@ -23,9 +23,10 @@ from lengthwise.tasks.library import Library
 from lengthwise.tasks.passages import Built, Part, join_parts
 from lengthwise.tasks.ruler.haystacks import LineStack, Needle, NeedleForm, NeedleStack, ProseStack, Stack
 from lengthwise.tasks.ruler.names import Kind, draw_names, widest, widest_len
-from lengthwise.tasks.ruler.task import RulerTask, fit_whole
-from lengthwise.tasks.ruler.wording import Template, Wording, listed, plural
-from lengthwise.tasks.tokens import TokenCounter, check_round_trip, check_special
+from lengthwise.tasks.ruler.task import RulerTask
+from lengthwise.tasks.ruler.wording import Template, listed, plural
+from lengthwise.tasks.texts import check_special, check_texts
+from lengthwise.tasks.tokens import TokenCounter
 
 Haystack = Literal["prose", "line", "needles"]
 
@@ -172,7 +173,7 @@ class NeedleTask(RulerTask):
         asked = self.config.num_asked * self.config.num_values
         return self.config.value if asked == 1 else plural(self.config.value)
 
-    def _filled(self, wording: Wording, query: str) -> Template:
+    def _filled(self, query: str) -> Template:
         return self._template().filled(type_needle_v=self._kind_word(), query=query)
 
     def needle_text(self, key: str, value: str) -> str:
@@ -189,7 +190,7 @@ class NeedleTask(RulerTask):
 
     def least_tokens(self, counter: TokenCounter) -> int:
         """All words around, the needles with the longest names, and one unit of haystack."""
-        config, wording = self.config, self.wording
+        config = self.config
         key_len = widest_len(config.key, self.library.words, counter)
         value_len = widest_len(config.value, self.library.words, counter)
         own = self._own_needles()
@@ -204,7 +205,7 @@ class NeedleTask(RulerTask):
             return around + self._least_unit(counter, key_len + value_len) + _SLACK
         template = self._template()
         queries = sum(part.count("{query}") for part in (template.before, template.after, template.prefix))
-        empty = self._filled(wording, "")
+        empty = self._filled("")
         around = counter.count(empty.before) + counter.count(empty.ending)
         around += queries * config.num_asked * (key_len + 2)
         needle = counter.count(self.needle_text("", "") + "\n") + key_len + value_len
@@ -227,8 +228,9 @@ class NeedleTask(RulerTask):
         """Draw each sample's needles, lay out its haystack, fill it up."""
         counter, config = self.library.counter(tokenizer), self.config
         if own := [text for needle in self._own_needles() for text in (needle.needle, needle.question)]:
-            check_special(own, tokenizer, f"needle_file {config.needle_file}")
-            check_round_trip(own, tokenizer, f"needle_file {config.needle_file}")
+            check_texts(own, tokenizer, f"needle_file {config.needle_file}")
+            prefixes = [needle.answer_prefix for needle in self._own_needles()]
+            check_special(prefixes, tokenizer, f"needle_file {config.needle_file}")
         stack: Stack
         if self.config.haystack == "prose":
             passage = self.library.prose(self.config.haystack_file)
@@ -290,9 +292,7 @@ class NeedleTask(RulerTask):
         def assemble(target: int) -> tuple[tuple[Part, ...], int]:
             return stack.assemble(start, needles, template, target)
 
-        parts, tokens = assemble(room)
-        if not stack.exact(needles, template):
-            parts, tokens = fit_whole(counter, room, assemble)
+        parts, tokens = self.fit(index, counter, room, assemble, exact=stack.exact(needles, template))
         context = join_parts(parts)[len(template.before) : -len(template.ending)]
         if not self._found_once(context, needles):
             return None
@@ -328,7 +328,7 @@ class NeedleTask(RulerTask):
             if asked and config.depth is not None:
                 depth = config.depth / 100
             needles.append(Needle(self.needle_text(keys[owner], value), keys[owner], value, depth, asked))
-        template = self._filled(self.wording, listed(keys[: config.num_asked]))
+        template = self._filled(listed(keys[: config.num_asked]))
         return needles, template, tuple(needle.value for needle in needles if needle.asked)
 
     def _found_once(self, context: str, needles: list[Needle]) -> bool:

@@ -14,10 +14,11 @@ from lengthwise.tasks.draws import Draws
 from lengthwise.tasks.library import Library
 from lengthwise.tasks.passages import Built, Part
 from lengthwise.tasks.questions import Documents, Question
-from lengthwise.tasks.ruler.task import RulerTask, fit_whole
+from lengthwise.tasks.ruler.task import RulerTask
 from lengthwise.tasks.ruler.wording import Wording
 from lengthwise.tasks.scoring import ANY
-from lengthwise.tasks.tokens import TokenCounter, check_round_trip, check_special
+from lengthwise.tasks.texts import check_special, check_texts
+from lengthwise.tasks.tokens import TokenCounter
 
 _LAST_CANDIDATES = 64  # documents of which the last ones are chosen to fill up
 _QUESTIONS_SEEN = 500  # questions of which the shortest decides the least length
@@ -94,9 +95,10 @@ class ReadingTask(RulerTask):
                     return parts, total
                 chosen.pop()
 
-        parts, total = assemble(room) if counter.additive else fit_whole(counter, room, assemble)
-        if counter.additive and not counts.exact(made[-1][1]):
-            parts, total = fit_whole(counter, room, assemble)
+        found = assemble(room) if counter.additive else None
+        if found is None or found[1] > room or not counts.exact(made[-1][1]):
+            found = self.fit(index, counter, room, assemble, exact=False)
+        parts, total = found
         documents = next(documents for some, documents in made if some is parts)
         places = [documents.index(document) for document in question.needed]
         meta = {
@@ -197,8 +199,7 @@ class DocumentCounts:
         missing = [d for d in dict.fromkeys(wanted.tolist()) if self._sizes[d] < 0]
         if missing:
             texts = [self._text(d) for d in missing]
-            check_special(texts, self._counter.tokenizer, f"a document of {self._where}")
-            check_round_trip(texts, self._counter.tokenizer, f"a document of {self._where}")
+            check_texts(texts, self._counter.tokenizer, f"a document of {self._where}")
             self._sizes[missing] = self._counter.counts([self._behind(d) + self._joint + self._head for d in missing])
         return self._sizes[wanted]
 
@@ -216,6 +217,7 @@ class DocumentCounts:
     def around(self, question: str) -> int:
         """Tokens before and after the documents."""
         if question not in self._around:
+            check_special([question], self._counter.tokenizer, f"a question of {self._where}")
             filled = self._template.filled(query=question)
             self._around[question] = self._counter.count(filled.before) + self._counter.count(filled.ending)
         return self._around[question]

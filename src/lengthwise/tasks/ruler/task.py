@@ -20,7 +20,8 @@ from lengthwise.tasks.passages import Built, Part, join_parts
 from lengthwise.tasks.rows import answer_rows, numbers_of
 from lengthwise.tasks.ruler.wording import Wording
 from lengthwise.tasks.scoring import ALL, score_strings, scorers_for
-from lengthwise.tasks.tokens import TokenCounter, check_round_trip, check_special
+from lengthwise.tasks.texts import check_round_trip, check_special
+from lengthwise.tasks.tokens import TokenCounter
 
 CHECK_EVERY = 256
 """One sample of so many is encoded as a whole, to see that its tokens were counted right."""
@@ -28,6 +29,10 @@ CHECK_TOKENS = 1 << 15
 """Longer ones are not: encoding them takes longer than making them."""
 _FIT_ROUNDS = 8  # tries to fill a prompt for tokenizers whose counts do not add up
 _ROOM_TO_ANSWER = 1.25
+Fitted = tuple[tuple[Part, ...], int]
+"""A prompt in parts, and its tokens."""
+Assemble = Callable[[int], Fitted]
+"""A prompt whose parts add up to at most so many tokens, where there is one."""
 
 
 class RulerTask(ABC):
@@ -193,6 +198,18 @@ class RulerTask(ABC):
         """What tells this task's random numbers from others'."""
         return self.name
 
+    def fit(self, index: int, counter: TokenCounter, room: int, assemble: Assemble, *, exact: bool) -> Fitted:
+        """`fitted`; raises InputError where there is no prompt for a sample."""
+        found = fitted(counter, room, assemble, exact=exact)
+        if found is None:
+            raise InputError(
+                expected=f"a prompt of at most {room} tokens",
+                got=f"none for sample {index} with the tokenizer {counter.tokenizer.name}",
+                where=self.name,
+                fix="ask for a greater length",
+            )
+        return found
+
     def _check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """See that the words of the task survive the tokenizer."""
 
@@ -216,9 +233,20 @@ def _texts(value: object) -> list[str]:
     return [text for text in vars(value).values() if isinstance(text, str)] if hasattr(value, "before") else []
 
 
-def fit_whole(
-    counter: TokenCounter, room: int, assemble: Callable[[int], tuple[tuple[Part, ...], int]]
-) -> tuple[tuple[Part, ...], int]:
+def fitted(counter: TokenCounter, room: int, assemble: Assemble, *, exact: bool) -> Fitted | None:
+    """A prompt of at most `room` tokens, as long as can be found; None where none was found.
+
+    Args:
+        counter: of the tokenizer.
+        room: most tokens of the prompt.
+        assemble: makes a prompt whose parts add up to at most so many tokens; the same for the same number.
+        exact: the parts add up to the tokens of the whole.
+    """
+    found = assemble(room) if exact else fit_whole(counter, room, assemble)
+    return None if found is None or found[1] > room else found
+
+
+def fit_whole(counter: TokenCounter, room: int, assemble: Assemble) -> Fitted | None:
     """Fill a prompt whose parts do not add up: guess by addition, count the whole, correct, a few times.
 
     Args:
@@ -226,9 +254,9 @@ def fit_whole(
         room: most tokens of the prompt.
         assemble: makes a prompt whose parts add up to at most so many tokens; the same for the same number.
     Returns:
-        the longest prompt that was found to fit, and its tokens.
+        the longest prompt that was found to fit, and its tokens; None where none was.
     """
-    best: tuple[tuple[Part, ...], int] | None = None
+    best: Fitted | None = None
     target, tried = room, set()
     for _ in range(_FIT_ROUNDS):
         tried.add(target)
@@ -240,6 +268,4 @@ def fit_whole(
         target = summed + room - tokens
         if target in tried:
             break
-    if best is None:
-        raise ValueError(f"no prompt of at most {room} tokens was found")
     return best

@@ -14,7 +14,7 @@ from lengthwise.data.tokenizers import Tokenizer
 from lengthwise.tasks.draws import Draws
 from lengthwise.tasks.library import Library
 from lengthwise.tasks.passages import Built, Part, Shared, Slice
-from lengthwise.tasks.ruler.task import RulerTask, fit_whole
+from lengthwise.tasks.ruler.task import RulerTask
 from lengthwise.tasks.ruler.wording import Template, Wording
 from lengthwise.tasks.tokens import TokenCounter
 
@@ -113,7 +113,7 @@ class TrackingTask(RulerTask):
                     return tuple(pieces), total
                 number = max(1, number - max(1, (total - target) // noise.tokens))
 
-        parts, total = assemble(room) if counter.additive else fit_whole(counter, room, assemble)
+        parts, total = self.fit(index, counter, room, assemble, exact=counter.additive)
         number = sum((p.stop - p.start + 1) // len(noise.line) for p in parts if isinstance(p, Slice)) - example.noise
         places = chain_of(number).places
         meta = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from lengthwise.errors import InputError
@@ -131,10 +131,6 @@ class Wording:
     def needles(self, asked: int) -> Template:
         """The template for so many values asked for."""
         return self.single if asked == 1 else self.several
-
-    def with_needle(self, needle: str, single: Template) -> Wording:
-        """The same with a needle and a question of the user's."""
-        return replace(self, needle=needle, single=single, several=single)
 
 
 def _plain(value: object) -> object:

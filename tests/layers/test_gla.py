@@ -1,9 +1,12 @@
 """The GLA mixer against its definition in naive operations: outputs, next state, and every gradient."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from tests.helpers import assert_close
+from tests.layers.definition import WIDTH, compare_with, fill, normal
 
 from lengthwise.layers.base import Place
 from lengthwise.layers.configs import GLAConfig
@@ -13,8 +16,6 @@ from lengthwise.ops.conv import causal_conv_naive
 from lengthwise.ops.gla import gla_naive
 from lengthwise.seeds import generator
 
-WIDTH = 12
-TOLERANCE = 1e-11
 CONV = {"use_short_conv": True, "conv_bias": True}
 
 
@@ -22,21 +23,7 @@ def build(dtype=torch.float64, **changes):
     # The norm undoes the size of what one token alone reads, all but its eps; a large one keeps gradients there.
     sizes = {"num_heads": 2, "chunk_size": 4, "gate_low_rank_dim": 5, "norm_eps": 0.01, **changes}
     mixer = GLA(WIDTH, GLAConfig(**sizes))
-    random = generator(1, "test")
-    with torch.no_grad():
-        for parameter in mixer.parameters():  # nothing shall hide behind a one, a zero, or a small number
-            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=random))
-    return mixer.to(dtype)
-
-
-def normal(*shape, seed, dtype=torch.float64):
-    return torch.randn(*shape, generator=generator(seed, "inputs"), dtype=torch.float32).to(dtype)
-
-
-def random_state(mixer, batch):
-    zero = mixer.init_state(batch)
-    tensors = {name: normal(*t.shape, seed=5, dtype=t.dtype) for name, _, t in zero.tensors()}
-    return zero.with_tensors(**tensors)
+    return fill(mixer, dtype)
 
 
 def defined(mixer, u, state=None, lengths=None):
@@ -77,40 +64,7 @@ def defined(mixer, u, state=None, lengths=None):
     return mixer.o_proj(o), new
 
 
-def run(function, mixer, u, state, lengths, through):
-    """Results, and gradients of a fixed random functional of those named in `through`."""
-    u = u.clone().requires_grad_()
-    if state is not None:
-        state = state.with_tensors(**{name: t.clone().requires_grad_() for name, _, t in state.tensors()})
-    y, new = function(u, state, lengths)
-    if lengths is not None:
-        y = y * (torch.arange(u.shape[1]) < lengths[:, None])[..., None]
-    tensors = new if isinstance(new, dict) else {name: t for name, _, t in new.tensors()}
-    results = {"y": y, **tensors}
-    mixer.zero_grad()
-    chosen = [name for name in results if through is None or name in through]
-    sum((results[name] * normal(*results[name].shape, seed=9)).sum() for name in chosen).backward()
-    gradients = {name: parameter.grad for name, parameter in mixer.named_parameters()}
-    gradients |= {"u": u.grad}
-    if state is not None:
-        gradients |= {f"state.{name}": t.grad for name, _, t in state.tensors()}
-    return results, gradients
-
-
-def compare(mixer, batch=3, time=11, *, state=True, lengths=None, through=None, tolerance=TOLERANCE):
-    u = normal(batch, time, WIDTH, seed=2, dtype=mixer.o_proj.weight.dtype)
-    carried = random_state(mixer, batch) if state else None
-    expected, expected_gradients = run(lambda *a: defined(mixer, *a), mixer, u, carried, lengths, through)
-    actual, gradients = run(mixer, mixer, u, carried, lengths, through)
-    assert expected.keys() == actual.keys()
-    for name, value in expected.items():
-        assert_close(name, actual[name], value, tolerance)
-    for name, value in expected_gradients.items():
-        if value is None or not value.any():
-            assert gradients[name] is None or not gradients[name].any(), f"{name}: a gradient where none should be"
-        else:
-            assert gradients[name] is not None, f"{name}: no gradient"
-            assert_close(f"gradient of {name}", gradients[name], value, tolerance)
+compare = partial(compare_with, defined)
 
 
 @pytest.mark.parametrize("state", [True, False], ids=["from-state", "from-zero"])

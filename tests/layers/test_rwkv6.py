@@ -1,9 +1,12 @@
 """The mixings of RWKV-6 against their definitions in naive operations: outputs, next state, and every gradient."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from tests.helpers import assert_close
+from tests.layers.definition import WIDTH, compare_with, fill, normal
 
 from lengthwise.layers.base import Place
 from lengthwise.layers.configs import RWKV6ChannelMixConfig, RWKV6Config
@@ -12,9 +15,6 @@ from lengthwise.native.compiler import compiler
 from lengthwise.ops.rwkv6 import rwkv6_naive
 from lengthwise.seeds import generator
 
-WIDTH = 12
-TOLERANCE = 1e-11
-
 
 def build(kind="time", dtype=torch.float64, **changes):
     if kind == "time":
@@ -22,20 +22,7 @@ def build(kind="time", dtype=torch.float64, **changes):
         mixer = RWKV6TimeMix(WIDTH, RWKV6Config(**{**sizes, **changes}))
     else:
         mixer = RWKV6ChannelMix(WIDTH, RWKV6ChannelMixConfig(**{"width": 20, **changes}))
-    random = generator(1, "test")
-    with torch.no_grad():
-        for parameter in mixer.parameters():  # nothing shall hide behind a one, a zero, or a small number
-            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=random))
-    return mixer.to(dtype)
-
-
-def normal(*shape, seed, dtype=torch.float64):
-    return torch.randn(*shape, generator=generator(seed, "inputs"), dtype=torch.float32).to(dtype)
-
-
-def random_state(mixer, batch):
-    zero = mixer.init_state(batch)
-    return zero.with_tensors(**{name: normal(*t.shape, seed=5, dtype=t.dtype) for name, _, t in zero.tensors()})
+    return fill(mixer, dtype)
 
 
 def before_and_last(x, state, lengths):
@@ -79,42 +66,7 @@ def defined(mixer, x, state=None, lengths=None):
     return y, {"wkv": wkv, "shift": shift}
 
 
-def run(function, mixer, x, state, lengths, through):
-    """Results, and gradients of a fixed random functional of those named in `through`."""
-    x = x.clone().requires_grad_()
-    if state is not None:
-        state = state.with_tensors(**{name: t.clone().requires_grad_() for name, _, t in state.tensors()})
-    y, new = function(x, state, lengths)
-    if lengths is not None:
-        y = y * (torch.arange(x.shape[1]) < lengths[:, None])[..., None]
-    tensors = new if isinstance(new, dict) else {name: t for name, _, t in new.tensors()}
-    results = {"y": y, **tensors}
-    mixer.zero_grad()
-    chosen = [name for name in results if through is None or name in through]
-    sum((results[name] * normal(*results[name].shape, seed=9)).sum() for name in chosen).backward()
-    gradients = {name: parameter.grad for name, parameter in mixer.named_parameters()}
-    gradients |= {"x": x.grad}
-    if state is not None:
-        gradients |= {f"state.{name}": t.grad for name, _, t in state.tensors()}
-    return results, gradients
-
-
-def compare(mixer, batch=3, time=11, *, state=True, lengths=None, through=None, tolerance=TOLERANCE):
-    x = normal(batch, time, WIDTH, seed=2, dtype=mixer.value.weight.dtype)
-    carried = random_state(mixer, batch) if state else None
-    expected, expected_gradients = run(lambda *a: defined(mixer, *a), mixer, x, carried, lengths, through)
-    actual, gradients = run(mixer, mixer, x, carried, lengths, through)
-    assert expected.keys() == actual.keys()
-    for name, value in expected.items():
-        assert_close(name, actual[name], value, tolerance)
-    for name, value in expected_gradients.items():
-        if value is None or not value.any():
-            assert gradients[name] is None or not gradients[name].any(), f"{name}: a gradient where none should be"
-        else:
-            assert gradients[name] is not None, f"{name}: no gradient"
-            assert_close(f"gradient of {name}", gradients[name], value, tolerance)
-
-
+compare = partial(compare_with, defined)
 both = pytest.mark.parametrize("kind", ["time", "channel"])
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from lengthwise.errors import InputError
 from lengthwise.native import Backend, usable
 from lengthwise.ops._vector_decay import native
 from lengthwise.ops._vector_decay.halving import Saved, chunk_backward, chunk_forward, from_chunks, to_chunks
+from lengthwise.ops.checks import check_chunk_size, check_shapes
 from lengthwise.ops.padding import Padding, check_lengths, emptied
 from lengthwise.shapes import Float, Int, Tensor
 
@@ -173,15 +173,5 @@ def _check(
         "u": (u, (heads, keys)),
         "initial_state": (initial_state, (batch, heads, keys, v.shape[-1])),
     }
-    for name, (tensor, shape) in wanted.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise InputError(
-                expected=f"{name} of shape {shape}",
-                got=f"shape {tuple(tensor.shape)}",
-                where=op,
-                fix=f"match it to queries of shape {tuple(q.shape)}",
-            )
-    if chunk_size < 1:
-        raise InputError(
-            expected="a chunk size of at least 1", got=str(chunk_size), where=f"{op} chunk_size", fix="use 64"
-        )
+    check_shapes(op, wanted, queries=q)
+    check_chunk_size(op, chunk_size, DEFAULT_CHUNK_SIZE)

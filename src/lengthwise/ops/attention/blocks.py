@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from lengthwise.errors import InputError
 from lengthwise.ops.attention.naive import Past
+from lengthwise.ops.checks import check_shapes
 from lengthwise.ops.padding import Padding, check_lengths, emptied, swap_side
 from lengthwise.shapes import Float, Int, Tensor
 
@@ -233,14 +234,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, past: Past | None, reach: int | None
         wanted["keys of the past"] = (past.keys, (batch, slots, shared, width))
         wanted["values of the past"] = (past.values, (batch, slots, shared, width))
         wanted["position of the past"] = (past.position, (batch,))
-    for name, (tensor, shape) in wanted.items():
-        if tuple(tensor.shape) != shape:
-            raise InputError(
-                expected=f"{name} of shape {shape}",
-                got=f"shape {tuple(tensor.shape)}",
-                where="attention",
-                fix=f"match it to q of shape {tuple(q.shape)}",
-            )
+    check_shapes("attention", wanted, q=q)
     if shared == 0 or heads % shared:
         raise InputError(
             expected="a number of query heads that the heads of the keys divide",

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from lengthwise.errors import InputError
 from lengthwise.native import Backend, usable
+from lengthwise.ops.checks import check_shapes
 from lengthwise.ops.padding import Padding, check_lengths, emptied, real_tokens, swap_side
 from lengthwise.ops.rglru import native
 from lengthwise.shapes import Bool, Float, Int, Tensor
@@ -243,14 +244,7 @@ def _check(
         "initial_state": (initial_state, (batch, width)),
         "reset": (reset, (batch, time)),
     }
-    for name, (tensor, shape) in wanted.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise InputError(
-                expected=f"{name} of shape {shape}",
-                got=f"shape {tuple(tensor.shape)}",
-                where="rglru",
-                fix=f"match it to x of shape {tuple(x.shape)}",
-            )
+    check_shapes("rglru", wanted, x=x)
     if reset is not None and reset.dtype != torch.bool:
         raise InputError(
             expected="a boolean mask [B, T]",

@@ -3,8 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from lengthwise.errors import InputError
 from lengthwise.native import Backend, usable
+from lengthwise.ops.checks import check_chunk_size, check_shapes
 from lengthwise.ops.padding import Padding, check_lengths, emptied, real_tokens
 from lengthwise.ops.selective_scan.chunked import chunked_scan
 from lengthwise.ops.selective_scan.native import library, native_scan
@@ -119,15 +119,5 @@ def _check(
         "dt_bias": (dt_bias, (channels,)),
         "z": (z, (batch, time, channels)),
     }
-    for name, (tensor, shape) in wanted.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise InputError(
-                expected=f"{name} of shape {shape}",
-                got=f"shape {tuple(tensor.shape)}",
-                where="selective_scan",
-                fix=f"match it to x of shape {tuple(x.shape)} and A of shape {tuple(A.shape)}",
-            )
-    if chunk_size < 1:
-        raise InputError(
-            expected="a chunk size of at least 1", got=str(chunk_size), where="selective_scan chunk_size", fix="use 32"
-        )
+    check_shapes("selective_scan", wanted, x=x, A=A)
+    check_chunk_size("selective_scan", chunk_size, DEFAULT_CHUNK_SIZE)

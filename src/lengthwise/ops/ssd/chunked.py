@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from lengthwise.errors import InputError
 from lengthwise.native import Backend, usable
+from lengthwise.ops.checks import check_chunk_size, check_shapes
 from lengthwise.ops.padding import Padding, check_lengths, emptied
 from lengthwise.ops.ssd._chunks import Saved, chunk_backward, chunk_forward, from_chunks, to_chunks
 from lengthwise.ops.ssd.native import library, ssd_native
@@ -152,14 +153,7 @@ def _check(
         "D": (D, (heads,)),
         "initial_state": (initial_state, (batch, heads, width, state_size)),
     }
-    for name, (tensor, shape) in wanted.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise InputError(
-                expected=f"{name} of shape {shape}",
-                got=f"shape {tuple(tensor.shape)}",
-                where="ssd",
-                fix=f"match it to x of shape {tuple(x.shape)}",
-            )
+    check_shapes("ssd", wanted, x=x)
     if heads % groups:
         raise InputError(
             expected="a number of heads that the groups divide",
@@ -167,7 +161,4 @@ def _check(
             where="ssd",
             fix="change ngroups or the number of heads",
         )
-    if chunk_size < 1:
-        raise InputError(
-            expected="a chunk size of at least 1", got=str(chunk_size), where="ssd chunk_size", fix="use 64"
-        )
+    check_chunk_size("ssd", chunk_size, DEFAULT_CHUNK_SIZE)

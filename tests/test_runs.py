@@ -110,6 +110,44 @@ def test_a_failure_is_noted_and_handed_on(tmp_path: Path) -> None:
     assert RunFolder.open(run.path).manifest["status"] == "running"
 
 
+@pytest.mark.parametrize("status", ["complete", "running", "failed"])
+def test_a_refused_resumption_leaves_the_manifest_as_it_was(tmp_path: Path, status: str) -> None:
+    RunFolder.create(tmp_path, "measure", {"a": 1}).finish(status)
+    before = (tmp_path / "manifest.json").read_bytes()
+    run = RunFolder.create(tmp_path, "measure", {"a": 1}, resume=True)
+    assert (tmp_path / "manifest.json").read_bytes() != before
+    with pytest.raises(InputError, match="expected a"), run.noting_failure():
+        raise InputError(expected="a", got="b", where="c", fix="d")
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    assert run.manifest == RunFolder.open(tmp_path).manifest
+    run = RunFolder.create(tmp_path, "measure", {"a": 1}, resume=True)
+    with pytest.raises(RunFailure, match="expected a"), run.noting_failure():
+        raise RunFailure(expected="a", got="b", where="c", fix="d")
+    assert RunFolder.open(tmp_path).manifest["status"] == "failed"
+
+
+def test_a_new_run_that_meets_wrong_input_is_failed(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "measure", {})
+    with pytest.raises(InputError, match="expected a"), run.noting_failure():
+        raise InputError(expected="a", got="b", where="c", fix="d")
+    assert RunFolder.open(tmp_path).manifest["status"] == "failed"
+
+
+def test_complete_finds_this_very_run_and_no_other(tmp_path: Path) -> None:
+    config = {"betas": (0.9, 0.95)}
+    assert RunFolder.complete(tmp_path, "train", config) is None
+    RunFolder.create(tmp_path, "train", config)
+    assert RunFolder.complete(tmp_path, "train", config) is None
+    RunFolder.open(tmp_path).finish()
+    before = (tmp_path / "manifest.json").read_bytes()
+    found = RunFolder.complete(tmp_path, "train", config)
+    assert found is not None
+    assert found.path == tmp_path
+    assert RunFolder.complete(tmp_path, "measure", config) is None
+    assert RunFolder.complete(tmp_path, "train", {"betas": (0.9, 0.99)}) is None
+    assert (tmp_path / "manifest.json").read_bytes() == before
+
+
 def test_on_a_full_device_the_first_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder.create(tmp_path / "run", "measure", {})
     fill_disk(monkeypatch, 1)

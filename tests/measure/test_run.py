@@ -185,6 +185,19 @@ def test_a_non_finite_loss_fails_the_run(tmp_path: Path) -> None:
     assert RunFolder.open(tmp_path / "run").manifest["status"] == "failed"
 
 
+@pytest.mark.parametrize("status", ["complete", "failed"])
+def test_a_run_whose_text_has_changed_keeps_its_bytes(tmp_path: Path, status: str) -> None:
+    settings = {"checkpoint": made_checkpoint(), "resume": True, "progress": False}
+    config = made_config(metrics=("restart",))
+    tokens, documents = made_sequences()
+    measure(config, tmp_path, sequences=(tokens, documents), **settings)
+    RunFolder.open(tmp_path).update_manifest(status=status)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="the corpus has changed"):
+        measure(config, tmp_path, sequences=(tokens[::-1], documents), **settings)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
 def test_a_full_disk_is_told_by_what_met_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_disk(monkeypatch, 2)
     with pytest.raises(RunFailure, match="no space left on the device") as raised:

@@ -99,17 +99,17 @@ def measure(
     attention = plan_attention(resolved, opened)
     hashes = text.hashes()
     run = RunFolder.create(out, "measure", resolved.to_dict(), resume=resume, data_hashes=hashes)
-    if run.manifest["data_hashes"] != hashes:
-        raise InputError(
-            expected="the text that this run began with",
-            got="other sequences from the same options (the corpus has changed)",
-            where=str(run.path),
-            fix="choose another --out, or restore the corpus",
-        )
-    _note_model(run, opened)
-    run.update_manifest(backend=backend_of(opened, device))
-    plan = Pieces.make(resolved, len(text.tokens), opened.reading)
     with run.noting_failure():
+        if run.manifest["data_hashes"] != hashes:
+            raise InputError(
+                expected="the text that this run began with",
+                got="other sequences from the same options (the corpus has changed)",
+                where=str(run.path),
+                fix="choose another --out, or restore the corpus",
+            )
+        _note_model(run, opened)
+        run.update_manifest(backend=backend_of(opened, device))
+        plan = Pieces.make(resolved, len(text.tokens), opened.reading)
         with _attention_budget(opened.model, resolved.attention_budget):
             _work(opened.model.to(device), plan, text, run, progress)
         summary, arrays = summarize(resolved, plan.edges, text, run.read_metrics())

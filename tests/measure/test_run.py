@@ -176,6 +176,50 @@ def test_sequences_are_sampled_from_the_validation_side(tmp_path: Path, monkeypa
     assert not (tmp_path / "other").exists()
 
 
+@pytest.fixture
+def short_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LENGTHWISE_CACHE", str(tmp_path / "cache"))
+    corpus = tmp_path / "text"
+    corpus.mkdir()
+    for index in range(300):
+        (corpus / f"{index}.txt").write_text(f"document {index}: " + "some text of it. " * 20, encoding="utf-8")
+    return corpus
+
+
+def test_without_a_number_the_corpus_may_have_fewer(
+    short_documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = made_config(data=str(short_documents), length=64, metrics=("perplexity",))
+    summary = measure(config, tmp_path / "run", checkpoint=made_checkpoint())
+    found = summary["num_sequences"]
+    assert 8 <= found < 64
+    assert (summary["num_documents"], summary["sequences_wanted"]) == (found, 64)
+    run = RunFolder.open(tmp_path / "run")
+    assert run.manifest["config"]["num_sequences"] == found
+    said = capsys.readouterr().err
+    assert said.count(f"! the corpus has {found} sequences of 64 tokens instead of 64") == 1
+    assert "--windows-per-document" in said
+    assert measure(config, run.path, checkpoint=made_checkpoint(), resume=True, progress=False) == summary
+    whole = made_config(data=str(short_documents), length=64, windows_per_document=5, metrics=("perplexity",))
+    summary = measure(whole, tmp_path / "enough", checkpoint=made_checkpoint())
+    assert (summary["num_sequences"], summary["sequences_wanted"]) == (64, None)
+    assert "instead of" not in capsys.readouterr().err
+
+
+def test_fewer_than_eight_or_than_were_named_are_refused(short_documents: Path, tmp_path: Path) -> None:
+    for changes, expected in (
+        ({"num_sequences": 64, "length": 64}, "64 sequences of 65 tokens (length 64 and a target)"),
+        ({"length": 100_000}, "64, or at least 8, sequences of 100001 tokens (length 100000 and a target)"),
+    ):
+        config = made_config(data=str(short_documents), metrics=("perplexity",), **changes)
+        with pytest.raises(InputError) as raised:
+            measure(config, tmp_path / "run", checkpoint=made_checkpoint(), progress=False)
+        assert raised.value.expected == expected
+        assert "--num-sequences" in raised.value.fix
+        assert ("--windows-per-document" in raised.value.fix) == (changes["length"] == 64)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_non_finite_loss_fails_the_run(tmp_path: Path) -> None:
     checkpoint = made_checkpoint()
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from lengthwise.data import prepare_corpus, sample_sequences
 from lengthwise.engines import OpenedModel, from_checkpoint
 from lengthwise.engines.opening import tokenizer_of
 from lengthwise.errors import InputError
-from lengthwise.measure.config import MeasureConfig
+from lengthwise.measure.config import LEAST_SEQUENCES, NUM_SEQUENCES, MeasureConfig
 from lengthwise.shapes import Int
 
 
@@ -26,12 +27,14 @@ class Sequences:
         documents: document of each sequence.
         token_bytes: bytes per token id; None where the tokenizer is not known.
         corpus: fingerprint of the token store; None for sequences given directly.
+        wanted: how many there should have been, where the corpus has fewer; None otherwise.
     """
 
     tokens: Integer[np.ndarray, "n T1"]
     documents: Int[np.ndarray, " n"]
     token_bytes: Int[np.ndarray, " vocab"] | None
     corpus: str | None
+    wanted: int | None = None
 
     def hashes(self) -> dict[str, str]:
         """What identifies the text: of the sequences themselves, and of the corpus they come from."""
@@ -46,10 +49,12 @@ class Sequences:
 def sample(config: MeasureConfig, model: Checkpoint | OpenedModel, *, progress: bool) -> Sequences:
     """Sequences from the validation side of the corpus.
 
+    Where the config names no number and the corpus has fewer than `NUM_SEQUENCES`, they are as many as it has.
+
     Args:
         config: resolved.
         model: names the tokenizer where the config does not.
-        progress: show the tokenizing of a new corpus.
+        progress: show the tokenizing of a new corpus, and say on stderr where there are fewer sequences.
 
     Raises:
         InputError: where no tokenizer is named or it does not fit the vocabulary, or where the corpus has too few
@@ -61,11 +66,20 @@ def sample(config: MeasureConfig, model: Checkpoint | OpenedModel, *, progress: 
     tokens, documents = sample_sequences(
         validation,
         config.length,
-        config.num_sequences,
+        config.num_sequences or NUM_SEQUENCES,
         config.seed,
         windows_per_document=config.windows_per_document,
+        at_least=LEAST_SEQUENCES if config.num_sequences is None else None,
     )
-    return Sequences(narrow(tokens), documents, tokenizer.token_bytes(), validation.fingerprint)
+    wanted = None if config.num_sequences is not None or len(tokens) == NUM_SEQUENCES else NUM_SEQUENCES
+    if wanted is not None and progress:
+        print(
+            f"! the corpus has {len(tokens)} sequences of {config.length:,} tokens instead of {wanted}: measuring on "
+            f"these (for more, give a shorter --length or a higher --windows-per-document)",
+            file=sys.stderr,
+            flush=True,
+        )
+    return Sequences(narrow(tokens), documents, tokenizer.token_bytes(), validation.fingerprint, wanted)
 
 
 def given(

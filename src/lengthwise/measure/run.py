@@ -87,6 +87,7 @@ def measure(
     resolved, skipped = offered(resolve(config, opened), opened)
     if sequences is None:
         text = sample(resolved, opened, progress=progress)
+        resolved = replace(resolved, num_sequences=len(text.tokens))
     else:
         text = sequences if isinstance(sequences, Sequences) else given(config, opened, *sequences)
         resolved, skipped = offered(_fitted(config, opened, text), opened)
@@ -113,7 +114,12 @@ def measure(
         with _attention_budget(opened.model, resolved.attention_budget):
             _work(opened.model.to(device), plan, text, run, progress)
         summary, arrays = summarize(resolved, plan.edges, text, run.read_metrics())
-        summary |= {"outside": opened.facts, "skipped": skipped, "attention": attention}
+        summary |= {
+            "outside": opened.facts,
+            "skipped": skipped,
+            "attention": attention,
+            "sequences_wanted": text.wanted,
+        }
         run.write_arrays(arrays)
         run.write_json("summary.json", summary)
     run.finish()

@@ -242,6 +242,31 @@ def test_a_run_whose_text_has_changed_keeps_its_bytes(tmp_path: Path, status: st
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
+@pytest.mark.parametrize(
+    ("metric", "expected", "where"),
+    [
+        ("perplexity", "a finite loss at every position", "full-history losses"),
+        ("restart", "a finite loss at every position", "losses"),
+        ("remembrance", "finite predictions", "Effective Remembrance"),
+        ("states", "a finite loss at every position", "full-history losses"),
+    ],
+)
+def test_weights_that_are_not_finite_fail_every_metric(tmp_path: Path, metric: Any, expected: str, where: str) -> None:
+    checkpoint = made_checkpoint()
+    with torch.no_grad():
+        for parameter in checkpoint.model.parameters():
+            parameter.fill_(math.nan)
+    config = made_config(metrics=(metric,))
+    with pytest.raises(RunFailure) as raised:
+        measure(config, tmp_path / "run", checkpoint=checkpoint, sequences=made_sequences(), progress=False)
+    assert raised.value.expected == expected
+    assert where in raised.value.where
+    assert raised.value.got.lower().startswith("nan")
+    assert raised.value.fix.startswith("look for non-finite weights")
+    assert raised.value.exit_code == 1
+    assert RunFolder.open(tmp_path / "run").manifest["status"] == "failed"
+
+
 def test_a_full_disk_is_told_by_what_met_it_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_disk(monkeypatch, 2)
     with pytest.raises(RunFailure, match="no space left on the device") as raised:

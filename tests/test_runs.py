@@ -54,6 +54,24 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
         RunFolder.create(tmp_path / "other" / "thesis.txt", "train", {})
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_kill_in_the_first_write_does_not_block_the_folder(tmp_path: Path, resume: bool) -> None:
+    left = tmp_path / ".manifest.json.4711.tmp"
+    left.write_text('{"format_ver')
+    run = RunFolder.create(tmp_path, "train", {"steps": 5}, resume=resume)
+    assert run.manifest["status"] == "running"
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_what_only_looks_like_a_leftover_is_kept(tmp_path: Path) -> None:
+    for name in (".manifest.json.tmp", ".manifest.json.mine.tmp", "manifest.json.4711.tmp", ".thesis.4711.tmp"):
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(InputError, match="other files"):
+            RunFolder.create(tmp_path, "train", {"steps": 5})
+        assert (tmp_path / name).read_text() == "precious"
+        (tmp_path / name).unlink()
+
+
 def test_torn_last_line_is_left_out_and_not_glued(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "train", {})
     run.append_metrics({"step": 1})

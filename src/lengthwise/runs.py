@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 KINDS = ("train", "measure", "extend", "demo", "eval")
+_FIRST_WRITE = ".manifest.json.[0-9]*.tmp"
+"""What a kill while the manifest is written for the first time leaves behind: nothing of worth, and ours."""
 _PACKAGES = ("lengthwise", "torch", "numpy", "safetensors", "tokenizers", "transformers")
 
 
@@ -193,6 +195,9 @@ class RunFolder:
             found._found = (path / "manifest.json").read_bytes()
             found.update_manifest(status="running", resumed=[*found.manifest.get("resumed", []), _now()])
             return found
+        if path.is_dir():
+            for left in path.glob(_FIRST_WRITE):
+                left.unlink(missing_ok=True)
         check_new_folder(path)
         run = cls(path, {})
         run.update_manifest(

@@ -58,7 +58,9 @@ def main(arguments: Sequence[str]) -> int:
         from lengthwise.train import train
 
         result = train(config, out, resume=options.resume)
-        last = result.run.read_metrics()[-1]
+        records = result.run.read_metrics()
+        # A complete run is shown as it is, also where someone has taken its metrics away.
+        last = records[-1] if records else {"metrics": None}
         summary = {"run": str(out), "checkpoint": str(result.checkpoint_path), **last}
         emit(summary) if options.json else print_facts("Trained", summary)
     return 0

@@ -144,6 +144,47 @@ def test_an_interrupted_extension_reuses_what_is_finished(
         extend(replace(config, steps=5), tmp_path / "cut", resume=True, progress=False)
 
 
+def test_a_complete_run_that_was_moved_is_shown_as_it_is(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_for(world, measure={**MEASURE, "metrics": ["restart"]})
+    whole = extend(config, tmp_path / "first", progress=False)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    files = {path: path.read_bytes() for path in sorted((tmp_path / "moved").rglob("*")) if path.is_file()}
+    assert extend(config, tmp_path / "moved", resume=True) == whole
+    assert "complete already: nothing is trained or measured again" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "moved").rglob("*")) if path.is_file()} == files
+
+
+def test_an_unfinished_run_that_was_moved_goes_on(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_for(world, measure={**MEASURE, "metrics": ["restart"]})
+    whole = extend(config, tmp_path / "first", progress=False)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    for lost in ("comparison.json", "after/summary.json"):  # as a kill at the very end leaves it
+        (tmp_path / "moved" / lost).unlink()
+    RunFolder.open(tmp_path / "moved").update_manifest(status="running", finished=None)
+    assert extend(config, tmp_path / "moved", resume=True) == whole
+    said = capsys.readouterr().err
+    assert "[2/5] there already: the training with state-passing, 4 steps" in said
+    assert "[3/5] there already: the training of the control" in said
+    for name in (".", "control", "after"):
+        assert RunFolder.open(tmp_path / "moved" / name).manifest["status"] == "complete"
+
+
+def test_a_complete_run_whose_resumption_is_refused_stays_complete(world: Path, tmp_path: Path) -> None:
+    config = config_for(world, measure={**MEASURE, "metrics": ["restart"]})
+    extend(config, tmp_path / "run", progress=False)
+    (tmp_path / "run/comparison.json").unlink()
+    manifest = RunFolder.open(tmp_path / "run/before")
+    manifest.update_manifest(data_hashes={"sequences": "of another corpus"})
+    files = {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()}
+    with pytest.raises(InputError, match="the corpus has changed"):
+        extend(config, tmp_path / "run", resume=True, progress=False)
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "run").rglob("*")) if path.is_file()} == files
+
+
 def test_a_failure_inside_is_recorded(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import lengthwise.train.loop as loop
 

@@ -96,6 +96,37 @@ def test_the_table_of_interventions_is_complete() -> None:
     assert set(re.findall(r"^\| `([a-z-]+)`", table, re.MULTILINE)) == set(KINDS)
 
 
+def test_the_demo_is_told_apart_from_the_defaults_of_extend() -> None:
+    """What the README says of the demo's settings, and of what extend would take instead, is what the code does."""
+    from lengthwise.checkpoints import load_checkpoint
+    from lengthwise.cli.demo import Options, demo_config
+    from lengthwise.cli.extend import Options as ExtendOptions
+    from lengthwise.cli.extend import read_config
+    from lengthwise.extend import ExtendConfig
+
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split("## What is mended")[1].split())
+    demo = demo_config(Options())
+    usual = ExtendConfig(model=demo.model).resolved(load_checkpoint(demo.model))
+    assert usual.peak_lr is not None
+    assert demo.peak_lr is not None
+    times = f"{demo.peak_lr / usual.peak_lr:.0f}"
+    assert f"a peak learning rate of 4e-3, {times} times what `extend` takes" in text
+    assert (demo.peak_lr, usual.peak_lr) == (4e-3, pytest.approx(3e-4))
+    assert f"a batch of {demo.batch_size} instead of {usual.batch_size}," in text
+    zero, default = (100 * (config.intervention.zero_prob or 0) for config in (demo, usual))
+    assert f"{zero:.0f} % of zero starts instead of {default:.0f} %" in text
+    options = ("--peak-lr 4e-3", "--batch-size 128", "--zero-prob 0.02")
+    assert f"`lengthwise extend {demo.model} {' '.join(options)}`" in text
+    asked = read_config(ExtendOptions(model=demo.model, peak_lr=4e-3, batch_size=128, zero_prob=0.02))
+    assert (asked.peak_lr, asked.batch_size, asked.intervention) == (demo.peak_lr, demo.batch_size, demo.intervention)
+
+
+def test_the_time_of_training_is_that_of_the_log() -> None:
+    told = [" ".join((ROOT / page).read_text(encoding="utf-8").split()) for page in ("README.md", "docs/log.md")]
+    assert "was trained on one busy CPU core in 22 minutes by `recipes/mamba2_bytes.py`" in told[0]
+    assert "22 minutes on one busy core" in told[1]
+
+
 def test_the_table_of_architectures_is_what_its_script_writes() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8").split(architectures.BEGIN)[1].split(architectures.END)[0]
     results = json.loads(architectures.RESULTS.read_text(encoding="utf-8"))

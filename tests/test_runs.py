@@ -54,6 +54,24 @@ def test_another_run_is_refused(tmp_path: Path) -> None:
         RunFolder.create(tmp_path / "other" / "thesis.txt", "train", {})
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_kill_in_the_first_write_does_not_block_the_folder(tmp_path: Path, resume: bool) -> None:
+    left = tmp_path / ".manifest.json.4711.tmp"
+    left.write_text('{"format_ver')
+    run = RunFolder.create(tmp_path, "train", {"steps": 5}, resume=resume)
+    assert run.manifest["status"] == "running"
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_what_only_looks_like_a_leftover_is_kept(tmp_path: Path) -> None:
+    for name in (".manifest.json.tmp", ".manifest.json.mine.tmp", "manifest.json.4711.tmp", ".thesis.4711.tmp"):
+        (tmp_path / name).write_text("precious")
+        with pytest.raises(InputError, match="other files"):
+            RunFolder.create(tmp_path, "train", {"steps": 5})
+        assert (tmp_path / name).read_text() == "precious"
+        (tmp_path / name).unlink()
+
+
 def test_torn_last_line_is_left_out_and_not_glued(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, "train", {})
     run.append_metrics({"step": 1})
@@ -149,6 +167,44 @@ def test_a_failure_is_noted_and_handed_on(tmp_path: Path) -> None:
     with run.noting_failure():
         pass
     assert RunFolder.open(run.path).manifest["status"] == "running"
+
+
+@pytest.mark.parametrize("status", ["complete", "running", "failed"])
+def test_a_refused_resumption_leaves_the_manifest_as_it_was(tmp_path: Path, status: str) -> None:
+    RunFolder.create(tmp_path, "measure", {"a": 1}).finish(status)
+    before = (tmp_path / "manifest.json").read_bytes()
+    run = RunFolder.create(tmp_path, "measure", {"a": 1}, resume=True)
+    assert (tmp_path / "manifest.json").read_bytes() != before
+    with pytest.raises(InputError, match="expected a"), run.noting_failure():
+        raise InputError(expected="a", got="b", where="c", fix="d")
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    assert run.manifest == RunFolder.open(tmp_path).manifest
+    run = RunFolder.create(tmp_path, "measure", {"a": 1}, resume=True)
+    with pytest.raises(RunFailure, match="expected a"), run.noting_failure():
+        raise RunFailure(expected="a", got="b", where="c", fix="d")
+    assert RunFolder.open(tmp_path).manifest["status"] == "failed"
+
+
+def test_a_new_run_that_meets_wrong_input_is_failed(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "measure", {})
+    with pytest.raises(InputError, match="expected a"), run.noting_failure():
+        raise InputError(expected="a", got="b", where="c", fix="d")
+    assert RunFolder.open(tmp_path).manifest["status"] == "failed"
+
+
+def test_complete_finds_this_very_run_and_no_other(tmp_path: Path) -> None:
+    config = {"betas": (0.9, 0.95)}
+    assert RunFolder.complete(tmp_path, "train", config) is None
+    RunFolder.create(tmp_path, "train", config)
+    assert RunFolder.complete(tmp_path, "train", config) is None
+    RunFolder.open(tmp_path).finish()
+    before = (tmp_path / "manifest.json").read_bytes()
+    found = RunFolder.complete(tmp_path, "train", config)
+    assert found is not None
+    assert found.path == tmp_path
+    assert RunFolder.complete(tmp_path, "measure", config) is None
+    assert RunFolder.complete(tmp_path, "train", {"betas": (0.9, 0.99)}) is None
+    assert (tmp_path / "manifest.json").read_bytes() == before
 
 
 def test_on_a_full_device_the_first_failure_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

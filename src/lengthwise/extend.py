@@ -207,7 +207,7 @@ def extend(
     Args:
         config: the extension. A folder of another one is refused.
         out: run folder; new or empty, or holding this run when `resume` is set.
-        resume: go on where an interrupted run stopped; finished parts are reused.
+        resume: go on where an interrupted run stopped; finished parts are reused. A complete run is returned as it is.
         progress: show what is being done on stderr.
         kind: what the manifest calls the run.
 
@@ -226,12 +226,43 @@ def extend(
     out = Path(out)
     checkpoint = load_checkpoint(config.model)
     config = config.resolved(checkpoint)
+    if resume and (comparison := _finished(config, out, kind)) is not None:
+        if progress:
+            print(f"{out} is complete already: nothing is trained or measured again", file=sys.stderr, flush=True)
+        return comparison
     resolve_backend("auto", choose_device(config.device))  # refuses a wrong one before there is a folder
     run = RunFolder.create(out, kind, config.to_dict(), resume=resume)
     with run.noting_failure():
         comparison = _extend(config, run, checkpoint, progress)
     run.finish()
     return comparison
+
+
+def _finished(config: ExtendConfig, out: Path, kind: str) -> dict[str, Any] | None:
+    """The comparison of this very run where it is complete and all of its results are there, None otherwise."""
+    run = RunFolder.complete(out, kind, config.to_dict())
+    needed = ("checkpoint/config.json", *(f"{part}/summary.json" for part in ("before", "control", "after")))
+    if run is None or not all((out / name).exists() for name in needed):
+        return None
+    comparison: dict[str, Any] | None = run.read_json("comparison.json")
+    return comparison
+
+
+def _name_inside(part: Path, model: str) -> str:
+    """What the measurement in `part` calls a model of the run it belongs to: the absolute path.
+
+    A measurement that has begun keeps the name it began with: the whole run may have been moved since.
+
+    Args:
+        part: folder of the measurement, in the run's.
+        model: path of the model in the run's folder.
+    """
+    inside = Path(model).parts
+    if (part / "manifest.json").exists():
+        before = RunFolder.open(part).manifest["config"].get("model")
+        if isinstance(before, str) and Path(before).parts[-len(inside) :] == inside:
+            return before
+    return str((part.parent / model).resolve())
 
 
 def _extend(config: ExtendConfig, run: RunFolder, checkpoint: Checkpoint, progress: bool) -> dict[str, Any]:
@@ -257,14 +288,22 @@ def _extend(config: ExtendConfig, run: RunFolder, checkpoint: Checkpoint, progre
     kind = config.intervention.kind
     say(1, f"measuring {config.model} as it is")
     summaries = {"before": measured("before", config.model, checkpoint)}
-    say(2, f"training with {kind}, {config.steps} steps")
+    done = "there already: the training"
+
+    def is_done(part: str, settings: TrainConfig) -> bool:
+        return RunFolder.complete(run.path / part, "train", settings.to_dict()) is not None
+
+    there = is_done("train-intervention", intervention_config)
+    say(2, f"{done if there else 'training'} with {kind}, {config.steps} steps")
     extended = train(intervention_config, run.path / "train-intervention", resume=True, progress=progress)
     replace_checkpoint(run.path / "checkpoint", load_checkpoint(extended.checkpoint_path))
-    say(3, f"training the control: zero states, the same {config.steps} steps")
+    there = is_done("train-control", control_config)
+    say(3, f"{done + ' of' if there else 'training'} the control: zero states, the same {config.steps} steps")
     control = train(control_config, run.path / "train-control", resume=True, progress=progress)
     for number, name, path in ((4, "control", control.checkpoint_path), (5, "after", run.path / "checkpoint")):
         say(number, f"measuring {'the control' if name == 'control' else 'the extended model'}")
-        summaries[name] = measured(name, str(path.resolve()), load_checkpoint(path))
+        inside = str(path.relative_to(run.path))
+        summaries[name] = measured(name, _name_inside(run.path / name, inside), load_checkpoint(path))
     comparison = {
         "format_version": COMPARISON_VERSION,
         "model": config.model,

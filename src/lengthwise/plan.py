@@ -22,7 +22,7 @@ from lengthwise.engines.native import GENERATED, NativeEngine
 from lengthwise.evaluate.config import BLOCK, EvalConfig
 from lengthwise.evaluate.run import Subject, lay_out
 from lengthwise.extend import ExtendConfig
-from lengthwise.measure.config import MeasureConfig
+from lengthwise.measure.config import NUM_SEQUENCES, MeasureConfig
 from lengthwise.measure.pieces import Pieces
 from lengthwise.measure.remembrance import TOKENS_PER_FORWARD as REMEMBRANCE_TOKENS
 from lengthwise.measure.run import offered, plan_attention, resolve
@@ -149,8 +149,10 @@ def measure_plan(config: MeasureConfig) -> dict[str, Any]:
     opened = open_model(config.model, engine=config.engine)
     full, skipped = offered(resolve(config, opened), opened)
     assert full.length is not None
-    pieces = Pieces.make(full, full.num_sequences, opened.reading)
-    memory, state_bytes = _measure_memory(opened, full, len(pieces.starts))
+    num_sequences = full.num_sequences or NUM_SEQUENCES
+    pieces = Pieces.make(full, num_sequences, opened.reading)
+    text_bytes = num_sequences * (full.length + 1) * (1 if opened.vocab_size <= 256 else 2)
+    memory, state_bytes = _measure_memory(opened, full, len(pieces.starts), text_bytes)
     attention = plan_attention(full, opened)
     if attention is not None:
         memory["keys and values"] = attention["bytes_of_largest_batch"]
@@ -164,7 +166,7 @@ def measure_plan(config: MeasureConfig) -> dict[str, Any]:
         "context_length": full.context_length,
         "data": config.data,
         "length": full.length,
-        "num_sequences": full.num_sequences,
+        "num_sequences": num_sequences,
         "metrics": list(full.metrics),
         "tokens_read": pieces.tokens_read(),
         "state_bytes_per_sequence": state_bytes,
@@ -172,10 +174,11 @@ def measure_plan(config: MeasureConfig) -> dict[str, Any]:
     }
 
 
-def _measure_memory(opened: OpenedModel, config: MeasureConfig, num_starts: int) -> tuple[dict[str, int], int | None]:
+def _measure_memory(
+    opened: OpenedModel, config: MeasureConfig, num_starts: int, text: int
+) -> tuple[dict[str, int], int | None]:
     """Bytes by purpose, and bytes of one sequence's state; None for models that are not ours."""
     assert config.length is not None
-    text = config.num_sequences * (config.length + 1) * (1 if opened.vocab_size <= 256 else 2)
     together = max(config.batch_size * config.chunk, REMEMBRANCE_TOKENS)
     model = opened.model
     if not isinstance(model, LanguageModel):

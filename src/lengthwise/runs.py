@@ -35,6 +35,8 @@ FORMAT_VERSION = 1
 _MANIFEST = {"kind": str, "status": str, "config": dict, "data_hashes": dict}
 """What every manifest holds, and readers rely on."""
 KINDS = ("train", "measure", "extend", "demo", "eval")
+_FIRST_WRITE = ".manifest.json.[0-9]*.tmp"
+"""What a kill while the manifest is written for the first time leaves behind: nothing of worth, and ours."""
 FREE_AND_RESUME = "free some space, then give the same command with --resume; what was finished is kept"
 CHECK_AND_RESUME = "check the folder and its permissions, then resume"
 _PACKAGES = ("lengthwise", "torch", "numpy", "safetensors", "tokenizers", "transformers")
@@ -188,6 +190,8 @@ class RunFolder:
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path = path
         self.manifest = manifest
+        # The manifest's bytes before this process took the run up again; None for a run that it began.
+        self._found: bytes | None = None
 
     @classmethod
     def create(
@@ -222,8 +226,12 @@ class RunFolder:
                     where=str(path),
                     fix="add --resume to go on with it, or choose another --out",
                 )
+            found._found = (path / "manifest.json").read_bytes()
             found.update_manifest(status="running", resumed=[*found.manifest.get("resumed", []), _now()])
             return found
+        if path.is_dir():
+            for left in path.glob(_FIRST_WRITE):
+                left.unlink(missing_ok=True)
         check_new_folder(path)
         run = cls(path, {})
         run.update_manifest(
@@ -240,6 +248,16 @@ class RunFolder:
             finished=None,
         )
         return run
+
+    @classmethod
+    def complete(cls, path: str | Path, kind: str, config: dict[str, Any]) -> RunFolder | None:
+        """The run of this kind and config at `path` where it is complete, None otherwise. Changes nothing."""
+        path = Path(path)
+        if not (path / "manifest.json").exists():
+            return None
+        found = cls.open(path)
+        asked = (kind, _canonical(config), "complete")
+        return found if tuple(found.manifest.get(key) for key in ("kind", "config", "status")) == asked else None
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -290,16 +308,22 @@ class RunFolder:
     def noting_failure(self, *, writes: bool = True) -> Iterator[None]:
         """Record the run as failed where the block fails; the failure goes on to the caller.
 
+        A run that was taken up again and is refused (InputError) did not fail: its manifest is put back as it was.
+
         Args:
             writes: whether it is this process that writes the manifest.
         """
         try:
             yield
-        except LengthwiseError:
+        except LengthwiseError as error:
             if writes:
                 # The disk may be what failed; the failure in hand says more than a second one about the manifest.
                 with suppress(RunFailure):
-                    self.finish("failed")
+                    if isinstance(error, InputError) and self._found is not None:
+                        atomic_write_bytes(self.path / "manifest.json", self._found)
+                        self.manifest = json.loads(self._found)
+                    else:
+                        self.finish("failed")
             raise
 
     def append_metrics(self, record: dict[str, Any]) -> None:

@@ -15,6 +15,16 @@ def test_trains_and_prints_where(lengthwise, recipe) -> None:
     assert (Path("runs/train-recipe/checkpoint") / "model.safetensors").exists()
 
 
+def test_a_finished_run_without_its_metrics_is_shown(lengthwise, recipe) -> None:
+    file = recipe()
+    assert lengthwise("train", file, "--out", "run").code == 0
+    Path("run/metrics.jsonl").unlink()
+    done = lengthwise("train", file, "--out", "run", "--resume", "--json")
+    assert done.code == 0
+    assert done.json == {"run": "run", "checkpoint": "run/checkpoint", "metrics": None}
+    assert lengthwise("train", file, "--out", "run", "--resume").code == 0
+
+
 def test_dry_run_writes_nothing(lengthwise, recipe, tmp_path: Path) -> None:
     file = recipe()
     before = sorted(tmp_path.rglob("*"))

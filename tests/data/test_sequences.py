@@ -62,6 +62,24 @@ def test_too_few_documents_says_how_many_and_the_longest(counting_store: MakeSto
         sample_sequences(store, 100, 1, seed=0)
 
 
+def test_fewer_are_taken_only_where_that_is_allowed(counting_store: MakeStore) -> None:
+    store = counting_store([41, 11, 30, 10])  # 4, 1, 2 and 0 windows of length 10
+    tokens, documents = sample_sequences(store, 10, 5, seed=0, at_least=3)
+    assert sorted(documents.tolist()) == [0, 1, 2]
+    assert np.array_equal(tokens, sample_sequences(store, 10, 3, seed=0)[0])
+    enough = sample_sequences(store, 10, 2, seed=0, at_least=1)
+    assert np.array_equal(enough[0], tokens[:2])
+    with pytest.raises(InputError) as caught:
+        sample_sequences(store, 10, 5, seed=0, at_least=4)
+    assert caught.value.expected == "5, or at least 4, sequences of 11 tokens (length 10 and a target)"
+    assert caught.value.fix == (
+        "lower --length or --num-sequences, raise --windows-per-document (7 windows in all), or add longer documents"
+    )
+    with pytest.raises(InputError) as caught:
+        sample_sequences(store, 10, 8, seed=0, windows_per_document=4)
+    assert caught.value.fix == "lower --length or --num-sequences, or add longer documents"
+
+
 @pytest.mark.parametrize(
     ("length", "count", "windows", "name"),
     [(0, 1, 1, "length"), (1, 0, 1, "number of sequences"), (1, 1, 0, "number of windows a document")],

@@ -18,7 +18,7 @@ from tests.engines.models import save_byte_model
 from tests.measure.models import random_tokens
 
 from lengthwise.engines import HFModel, OneShot, memory, open_model
-from lengthwise.errors import InputError
+from lengthwise.errors import InputError, RunFailure
 from lengthwise.measure import MeasureConfig, measure, remembrance_surface
 from lengthwise.measure import run as run_module
 from lengthwise.measure.remembrance import DISTANCES
@@ -161,6 +161,16 @@ def test_a_run_goes_on_and_ends_with_the_same_content(
     (out / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="expected a model that is read as this run began, streamed; got one-shot"):
         measure(made_config(folders["mamba"]), out, sequences=made_sequences(), progress=False, resume=True)
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_predictions_that_are_not_finite_are_told(folders: dict[str, Path], model_type: str) -> None:
+    opened = open_model(str(folders[model_type]), engine="transformers")
+    with torch.no_grad():
+        for parameter in opened.model.parameters():
+            parameter.fill_(math.nan)
+    with pytest.raises(RunFailure, match=r"expected finite predictions; got NaN or infinity .* after position 12;"):
+        remembrance_surface(opened.model, made_sequences()[0][:1, :41], [0, 7], [12, 40])
 
 
 def test_texts_read_in_one_pass_are_shorter_unless_told_otherwise(folders: dict[str, Path]) -> None:

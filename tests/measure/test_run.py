@@ -207,12 +207,94 @@ def test_bits_per_byte_are_unknown_where_tokens_do_not_spell_the_text(
     assert given["skipped"]["bits per byte"].endswith("do not spell the text, and the text itself is not known")
 
 
+@pytest.fixture
+def short_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LENGTHWISE_CACHE", str(tmp_path / "cache"))
+    corpus = tmp_path / "text"
+    corpus.mkdir()
+    for index in range(300):
+        (corpus / f"{index}.txt").write_text(f"document {index}: " + "some text of it. " * 20, encoding="utf-8")
+    return corpus
+
+
+def test_without_a_number_the_corpus_may_have_fewer(
+    short_documents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = made_config(data=str(short_documents), length=64, metrics=("perplexity",))
+    summary = measure(config, tmp_path / "run", checkpoint=made_checkpoint())
+    found = summary["num_sequences"]
+    assert 8 <= found < 64
+    assert (summary["num_documents"], summary["sequences_wanted"]) == (found, 64)
+    run = RunFolder.open(tmp_path / "run")
+    assert run.manifest["config"]["num_sequences"] == found
+    said = capsys.readouterr().err
+    assert said.count(f"! the corpus has {found} sequences of 64 tokens instead of 64") == 1
+    assert "--windows-per-document" in said
+    assert measure(config, run.path, checkpoint=made_checkpoint(), resume=True, progress=False) == summary
+    whole = made_config(data=str(short_documents), length=64, windows_per_document=5, metrics=("perplexity",))
+    summary = measure(whole, tmp_path / "enough", checkpoint=made_checkpoint())
+    assert (summary["num_sequences"], summary["sequences_wanted"]) == (64, None)
+    assert "instead of" not in capsys.readouterr().err
+
+
+def test_fewer_than_eight_or_than_were_named_are_refused(short_documents: Path, tmp_path: Path) -> None:
+    for changes, expected in (
+        ({"num_sequences": 64, "length": 64}, "64 sequences of 65 tokens (length 64 and a target)"),
+        ({"length": 100_000}, "64, or at least 8, sequences of 100001 tokens (length 100000 and a target)"),
+    ):
+        config = made_config(data=str(short_documents), metrics=("perplexity",), **changes)
+        with pytest.raises(InputError) as raised:
+            measure(config, tmp_path / "run", checkpoint=made_checkpoint(), progress=False)
+        assert raised.value.expected == expected
+        assert "--num-sequences" in raised.value.fix
+        assert ("--windows-per-document" in raised.value.fix) == (changes["length"] == 64)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_non_finite_loss_fails_the_run(tmp_path: Path) -> None:
     checkpoint = made_checkpoint()
     with torch.no_grad():
         checkpoint.model.backbone.norm_f.weight[0] = math.nan
     with pytest.raises(RunFailure, match="expected a finite loss at every position; got nan at position 0 of"):
         measure(made_config(), tmp_path / "run", checkpoint=checkpoint, sequences=made_sequences(), progress=False)
+    assert RunFolder.open(tmp_path / "run").manifest["status"] == "failed"
+
+
+@pytest.mark.parametrize("status", ["complete", "failed"])
+def test_a_run_whose_text_has_changed_keeps_its_bytes(tmp_path: Path, status: str) -> None:
+    settings = {"checkpoint": made_checkpoint(), "resume": True, "progress": False}
+    config = made_config(metrics=("restart",))
+    tokens, documents = made_sequences()
+    measure(config, tmp_path, sequences=(tokens, documents), **settings)
+    RunFolder.open(tmp_path).update_manifest(status=status)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="the corpus has changed"):
+        measure(config, tmp_path, sequences=(tokens[::-1], documents), **settings)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected", "where"),
+    [
+        ("perplexity", "a finite loss at every position", "full-history losses"),
+        ("restart", "a finite loss at every position", "losses"),
+        ("remembrance", "finite predictions", "Effective Remembrance"),
+        ("states", "a finite loss at every position", "full-history losses"),
+    ],
+)
+def test_weights_that_are_not_finite_fail_every_metric(tmp_path: Path, metric: Any, expected: str, where: str) -> None:
+    checkpoint = made_checkpoint()
+    with torch.no_grad():
+        for parameter in checkpoint.model.parameters():
+            parameter.fill_(math.nan)
+    config = made_config(metrics=(metric,))
+    with pytest.raises(RunFailure) as raised:
+        measure(config, tmp_path / "run", checkpoint=checkpoint, sequences=made_sequences(), progress=False)
+    assert raised.value.expected == expected
+    assert where in raised.value.where
+    assert raised.value.got.lower().startswith("nan")
+    assert raised.value.fix.startswith("look for non-finite weights")
+    assert raised.value.exit_code == 1
     assert RunFolder.open(tmp_path / "run").manifest["status"] == "failed"
 
 

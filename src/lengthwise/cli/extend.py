@@ -26,7 +26,7 @@ from lengthwise.cli.common import (
 )
 from lengthwise.extend import ExtendConfig
 from lengthwise.interventions.config import InterventionKind
-from lengthwise.measure.config import LENGTH_FACTOR, MeasureConfig
+from lengthwise.measure.config import LEAST_SEQUENCES, LENGTH_FACTOR, NUM_SEQUENCES, MeasureConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,9 @@ class Options:
     """The word bytes, or the path of a tokenizer.json."""
     length: Annotated[OptionalSize, default_is(f"{LENGTH_FACTOR} times the training context")] = None
     """Tokens of each measured text."""
-    num_sequences: Annotated[OptionalSize, default_is(MeasureConfig.num_sequences)] = None
+    num_sequences: Annotated[
+        OptionalSize, default_is(f"{NUM_SEQUENCES}, or as many as there are from {LEAST_SEQUENCES} on")
+    ] = None
     """Measured texts, each from a document of its own."""
     windows_per_document: Annotated[OptionalSize, default_is(MeasureConfig.windows_per_document)] = None
     """At most this many texts of one document; they count as one in every interval."""

@@ -22,7 +22,7 @@ from lengthwise.cli.common import (
     print_table,
     read_settings,
 )
-from lengthwise.measure.config import LENGTH_FACTOR, EngineName, MeasureConfig
+from lengthwise.measure.config import LEAST_SEQUENCES, LENGTH_FACTOR, NUM_SEQUENCES, EngineName, MeasureConfig
 from lengthwise.units import human_bytes
 
 
@@ -44,7 +44,9 @@ class Options:
     """Corpus: the word python, files, folders, or a folder of tokens; its validation side is read."""
     length: Annotated[OptionalSize, default_is(f"{LENGTH_FACTOR} times the training context")] = None
     """Tokens of each text."""
-    num_sequences: Annotated[OptionalSize, default_is(MeasureConfig.num_sequences)] = None
+    num_sequences: Annotated[
+        OptionalSize, default_is(f"{NUM_SEQUENCES}, or as many as there are from {LEAST_SEQUENCES} on")
+    ] = None
     """Texts, each from a document of its own."""
     windows_per_document: Annotated[OptionalSize, default_is(MeasureConfig.windows_per_document)] = None
     """At most this many texts of one document; they count as one in every interval."""

@@ -62,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
         result = train(config, out, resume=options.resume)
         print_left_out(out)
         records = result.run.read_metrics()
-        last = records[-1] if records else {}  # none is left where the file of a complete run is damaged
+        # A complete run is shown as it is, also where someone has taken its metrics away.
+        last = records[-1] if records else {"metrics": None}
         summary = {"run": str(out), "checkpoint": str(result.checkpoint_path), **last}
         emit(summary) if options.json else print_facts("Trained", summary)
     return 0

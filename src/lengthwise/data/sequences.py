@@ -11,7 +11,13 @@ from lengthwise.seeds import numpy_rng
 
 
 def sample_sequences(
-    store: TokenStore, length: int, num_sequences: int, seed: int, *, windows_per_document: int = 1
+    store: TokenStore,
+    length: int,
+    num_sequences: int,
+    seed: int,
+    *,
+    windows_per_document: int = 1,
+    at_least: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Windows of `length` + 1 tokens at random offsets, from documents in random order.
 
@@ -25,10 +31,11 @@ def sample_sequences(
         num_sequences: how many, n.
         seed: decides documents and offsets.
         windows_per_document: at most this many windows of one document; further documents are used first.
+        at_least: where the store has fewer than `num_sequences`, take all it has, if they are this many; None: refuse.
     Returns:
         tokens int64 [n, length + 1] and the index of the document of each, int64 [n].
     Raises:
-        InputError: a number below 1, or fewer windows than asked for.
+        InputError: a number below 1, or fewer windows than asked for, or than `at_least`.
     """
     for name, value in (
         ("length", length),
@@ -41,8 +48,11 @@ def sample_sequences(
             )
     available = np.minimum((store.lengths - 1) // length, windows_per_document)
     eligible = np.flatnonzero(available > 0)
-    if int(available[eligible].sum()) < num_sequences:
-        raise _too_few(store, length, num_sequences, windows_per_document, eligible)
+    have = int(available[eligible].sum())
+    if have < num_sequences:
+        if at_least is None or have < at_least:
+            raise _too_few(store, length, num_sequences, windows_per_document, eligible, at_least)
+        num_sequences = have
     order = numpy_rng(seed, "sequences/documents").permutation(eligible)
     picks: list[tuple[int, int]] = []  # (document, start inside it), every document once before any comes twice
     starts: dict[int, NDArray[np.int64]] = {}
@@ -69,14 +79,18 @@ def _starts(document_len: int, length: int, count: int, seed: int, index: int) -
     return rng.permutation(gaps + length * np.arange(count))
 
 
-def _too_few(store: TokenStore, length: int, wanted: int, per_document: int, eligible: NDArray[np.int64]) -> InputError:
+def _too_few(
+    store: TokenStore, length: int, wanted: int, per_document: int, eligible: NDArray[np.int64], at_least: int | None
+) -> InputError:
     longest = int(store.lengths.max()) if store.num_documents else 0
-    have = int(np.minimum((store.lengths - 1) // length, per_document)[eligible].sum())
+    windows_of = ((store.lengths - 1) // length)[eligible]
+    have, most = int(np.minimum(windows_of, per_document).sum()), int(windows_of.sum())
+    number = f"{wanted}" if at_least is None else f"{wanted}, or at least {at_least},"
+    several = f", raise --windows-per-document ({most} windows in all)" if most > have else ""
     windows = "" if per_document == 1 else f" with {have} windows"
     return InputError(
-        expected=f"{wanted} sequences of {length + 1} tokens (length {length} and a target)",
+        expected=f"{number} sequences of {length + 1} tokens (length {length} and a target)",
         got=f"{len(eligible)} of {store.num_documents} documents that long{windows}; the longest has {longest} tokens",
         where=str(store.path),
-        fix="lower --length or --num-sequences, or add longer documents"
-        + (" (several windows a document can be asked for)" if len(eligible) and per_document == 1 else ""),
+        fix=f"lower --length or --num-sequences{several}, or add longer documents",
     )

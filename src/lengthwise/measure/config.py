@@ -14,6 +14,11 @@ Metric = Literal["perplexity", "restart", "remembrance", "states"]
 EngineName = Literal["auto", "lengthwise", "transformers"]
 ENGINES: tuple[EngineName, ...] = ("auto", "lengthwise", "transformers")
 METRICS: tuple[Metric, ...] = ("perplexity", "restart", "remembrance", "states")
+NUM_SEQUENCES = 64
+"""The number of sequences where none is given and the corpus has as many."""
+LEAST_SEQUENCES = 8
+"""Where none is given and the corpus has fewer: the fewest that are measured without being asked for. Intervals are
+resampled over documents, and with fewer than these they say little."""
 LENGTH_FACTOR = 64
 """The length measured where none is given, in training contexts."""
 ONE_PASS_FACTOR = 4
@@ -22,7 +27,6 @@ REMEMBRANCE_LIMIT = 8192
 """Effective Remembrance is taken up to this length, or the whole one where that is shorter, unless told otherwise."""
 
 _COUNTS = (
-    "num_sequences",
     "windows_per_document",
     "chunk",
     "batch_size",
@@ -34,6 +38,7 @@ _COUNTS = (
     "remembrance_ends",
 )
 _OPTIONAL_COUNTS = (
+    "num_sequences",
     "context_length",
     "length",
     "restart_stride",
@@ -64,8 +69,8 @@ class MeasureConfig:
     """Training context T in tokens. None: the checkpoint's own."""
     length: int | None = None
     """Tokens L of each sequence. None: 64 training contexts."""
-    num_sequences: int = 64
-    """Sequences, each from a document of its own."""
+    num_sequences: int | None = None
+    """Sequences, each from a document of its own. None: 64, or as many as the corpus has, if these are at least 8."""
     windows_per_document: int = 1
     """At most this many sequences of one document; they then count as one unit in every interval."""
     metrics: tuple[Metric, ...] = METRICS

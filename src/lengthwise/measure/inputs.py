@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from lengthwise.data.tokenizers import spells_bytes
 from lengthwise.engines import OpenedModel, from_checkpoint
 from lengthwise.engines.opening import tokenizer_of
 from lengthwise.errors import InputError
-from lengthwise.measure.config import MeasureConfig
+from lengthwise.measure.config import LEAST_SEQUENCES, NUM_SEQUENCES, MeasureConfig
 from lengthwise.shapes import Int
 
 _TOLERANCE = 1e-3
@@ -33,6 +34,7 @@ class Sequences:
         corpus: fingerprint of the token store; None for sequences given directly.
         num_undecodable_files: files of the corpus that were left out, as they are not UTF-8.
         no_bytes: why the bytes of a token are not known although the tokenizer is.
+        wanted: how many there should have been, where the corpus has fewer; None otherwise.
     """
 
     tokens: Integer[np.ndarray, "n T1"]
@@ -41,6 +43,7 @@ class Sequences:
     corpus: str | None
     num_undecodable_files: int | None = None
     no_bytes: str | None = None
+    wanted: int | None = None
 
     def hashes(self) -> dict[str, str]:
         """What identifies the text: of the sequences themselves, and of the corpus they come from."""
@@ -55,10 +58,12 @@ class Sequences:
 def sample(config: MeasureConfig, model: Checkpoint | OpenedModel, *, progress: bool) -> Sequences:
     """Sequences from the validation side of the corpus.
 
+    Where the config names no number and the corpus has fewer than `NUM_SEQUENCES`, they are as many as it has.
+
     Args:
         config: resolved.
         model: names the tokenizer where the config does not.
-        progress: show the tokenizing of a new corpus.
+        progress: show the tokenizing of a new corpus, and say on stderr where there are fewer sequences.
 
     Raises:
         InputError: where no tokenizer is named or it does not fit the vocabulary, or where the corpus has too few
@@ -70,10 +75,19 @@ def sample(config: MeasureConfig, model: Checkpoint | OpenedModel, *, progress: 
     tokens, documents = sample_sequences(
         validation,
         config.length,
-        config.num_sequences,
+        config.num_sequences or NUM_SEQUENCES,
         config.seed,
         windows_per_document=config.windows_per_document,
+        at_least=LEAST_SEQUENCES if config.num_sequences is None else None,
     )
+    wanted = None if config.num_sequences is not None or len(tokens) == NUM_SEQUENCES else NUM_SEQUENCES
+    if wanted is not None and progress:
+        print(
+            f"! the corpus has {len(tokens)} sequences of {config.length:,} tokens instead of {wanted}: measuring on "
+            f"these (for more, give a shorter --length or a higher --windows-per-document)",
+            file=sys.stderr,
+            flush=True,
+        )
     sizes = tokenizer.token_bytes()
     no_bytes = _no_bytes(tokenizer, sizes, validation, documents)
     return Sequences(
@@ -83,6 +97,7 @@ def sample(config: MeasureConfig, model: Checkpoint | OpenedModel, *, progress: 
         validation.fingerprint,
         validation.num_undecodable_files,
         no_bytes,
+        wanted,
     )
 
 

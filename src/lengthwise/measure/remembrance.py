@@ -29,7 +29,7 @@ from jaxtyping import Integer
 
 from lengthwise.engines import HFModel, OneShot
 from lengthwise.engines.base import evaluating
-from lengthwise.errors import InputError
+from lengthwise.errors import InputError, RunFailure
 from lengthwise.measure.stream import (
     Advance,
     SequenceModel,
@@ -143,6 +143,7 @@ def remembrance_surface(
 
     Raises:
         InputError: where starts or ends are empty, not increasing, or outside the text.
+        RunFailure: where a prediction is not finite.
     """
     _check_grid("starts", starts, tokens.shape[1])
     _check_grid("ends", ends, tokens.shape[1])
@@ -184,6 +185,7 @@ def _surface(
         if alone and stop <= ends[-1]:
             state = State.cat([each for _, each in found])
         chances = torch.softmax(torch.cat([logits for logits, _ in found]).double(), dim=-1)
+        _check_finite(chances, stop - 1)
         for name, values in distances(chances[:1], chances[:, None]).items():
             surface[name][: len(chances), column] = values[:, 0].cpu().numpy()
             surface[name][0, column] = 0.0  # its distance to itself, free of rounding
@@ -244,6 +246,7 @@ def _surface_by_start(
     full: dict[int, Tensor] = {}
     for index, start in enumerate(entering):
         for end, chances in _chances(model, text, start, [end for end in ends if end >= start], tokens_per_forward):
+            _check_finite(chances, end)
             full.setdefault(end, chances)
             for name, values in distances(full[end], chances[:, None]).items():
                 surface[name][index, ends.index(end)] = float(values[0, 0]) if start > 0 else 0.0
@@ -273,6 +276,16 @@ def _chances(
         if end in ends:
             assert output.logits is not None
             yield end, torch.softmax(output.logits[:, -1].double(), dim=-1)
+
+
+def _check_finite(chances: Float[Tensor, "R vocab"], end: int) -> None:
+    if not torch.isfinite(chances).all():
+        raise RunFailure(
+            expected="finite predictions",
+            got=f"NaN or infinity in the prediction after position {end}",
+            where="Effective Remembrance",
+            fix="look for non-finite weights, or measure a shorter length: the state may overflow beyond it",
+        )
 
 
 def _check_grid(name: str, grid: Sequence[int], length: int) -> None:

@@ -85,6 +85,7 @@ def measure(
     resolved, skipped = offered(resolve(config, opened), opened)
     if sequences is None:
         text = sample(resolved, opened, progress=progress)
+        resolved = replace(resolved, num_sequences=len(text.tokens))
     else:
         text = sequences if isinstance(sequences, Sequences) else given(config, opened, *sequences)
         resolved, skipped = offered(_fitted(config, opened, text), opened)
@@ -99,21 +100,26 @@ def measure(
     attention = plan_attention(resolved, opened)
     backend, hashes = opened.backend_on(device), text.hashes()
     run = RunFolder.create(out, "measure", resolved.to_dict(), resume=resume, data_hashes=hashes)
-    if run.manifest["data_hashes"] != hashes:
-        raise InputError(
-            expected="the text that this run began with",
-            got="other sequences from the same options (the corpus has changed)",
-            where=str(run.path),
-            fix="choose another --out, or restore the corpus",
-        )
-    _note_model(run, opened)
-    run.update_manifest(backend=backend, num_undecodable_files=text.num_undecodable_files)
-    plan = Pieces.make(resolved, len(text.tokens), opened.reading)
     with run.noting_failure():
+        if run.manifest["data_hashes"] != hashes:
+            raise InputError(
+                expected="the text that this run began with",
+                got="other sequences from the same options (the corpus has changed)",
+                where=str(run.path),
+                fix="choose another --out, or restore the corpus",
+            )
+        _note_model(run, opened)
+        run.update_manifest(backend=backend, num_undecodable_files=text.num_undecodable_files)
+        plan = Pieces.make(resolved, len(text.tokens), opened.reading)
         with _attention_budget(opened.model, resolved.attention_budget):
             _work(opened.model.to(device), plan, text, run, progress)
         summary, arrays = summarize(resolved, plan.edges, text, run.read_metrics())
-        summary |= {"outside": opened.facts, "skipped": skipped, "attention": attention}
+        summary |= {
+            "outside": opened.facts,
+            "skipped": skipped,
+            "attention": attention,
+            "sequences_wanted": text.wanted,
+        }
         run.write_arrays(arrays)
         run.write_json("summary.json", summary)
     run.finish()

@@ -191,7 +191,8 @@ class _Loop:
 
     def run(self, *, show: bool) -> None:
         """From the newest checkpoint, or the beginning, to the last step."""
-        self._restore()
+        with self.run_folder.noting_failure(writes=self.world.is_main):
+            self._restore()
         label = f"train ({self.config.intervention.kind})"
         with (
             self.run_folder.noting_failure(writes=self.world.is_main),

@@ -198,3 +198,11 @@ def test_modes_and_sizes() -> None:
     assert model.num_parameters() == sum(p.numel() for p in model.parameters())
     assert {name for name, _ in model.named_parameters()} == {name for name, _ in model.model.named_parameters()}
     assert model.to("cpu") is model
+
+
+def test_positions_that_were_never_learned_are_named() -> None:
+    model = HFModel(fresh("gpt2"))
+    table = model.model.config.max_position_embeddings
+    expected = rf"positions that the model has learned; got {table + 1:,} tokens"
+    with torch.no_grad(), pytest.raises(InputError, match=expected):
+        model(tokens(1, table + 1))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -182,3 +184,19 @@ def test_a_model_in_bfloat16(tmp_path: Path) -> None:
     assert next(opened.model.parameters()).dtype == torch.bfloat16
     with torch.no_grad():
         assert opened.model.nll(tokens(1, 9))[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_a_name_on_the_hub_in_a_fresh_process(offline: str) -> None:
+    # Nothing else has imported the hub's client here; whether there is a network or not, there is no such repository.
+    program = "import sys; from lengthwise.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    name = "no-such-owner-of-any-model/no-such-model"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "check", name],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": offline},
+    )
+    assert done.returncode == 2, done.stderr
+    assert name in done.stderr

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.engines.cramped import Cramped
 from tests.evaluate.toy import EchoEngine, RepeatTask, subject
@@ -244,3 +246,19 @@ def test_settings_survive_json() -> None:
 
 def test_the_toy_engine_is_what_the_loop_expects() -> None:
     assert isinstance(Subject(EchoEngine(), ByteTokenizer(), {}), Subject)
+
+
+def test_a_row_of_the_vocabulary_that_no_token_belongs_to_spells_nothing(tmp_path: Path) -> None:
+    class PaddingEngine(EchoEngine):
+        def run(self, requests: Any) -> Any:
+            for answer in super().run(requests):
+                yield replace(answer, tokens=np.append(answer.tokens, 300))  # those of bytes end at 255
+
+    engine = PaddingEngine()
+    asked = Subject(engine, ByteTokenizer(), engine.facts())
+    evaluate(config(), TASKS, asked, tmp_path / "run", progress=False)
+    records = lines(tmp_path / "run")
+    assert len(records) == 40
+    for record in records:
+        assert record["output"] == record["answers"][0] + "x"
+        assert record["output_tokens"][-1] == 300

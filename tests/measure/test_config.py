@@ -30,7 +30,7 @@ def test_round_trip() -> None:
         ({"batch_size": 0}, "got 0; in MeasureConfig.batch_size"),
         (
             {"num_sequences": 2.5},
-            "expected num_sequences: a whole number; got 2.5; in MeasureConfig",
+            "expected num_sequences: a whole number or None; got 2.5; in MeasureConfig",
         ),
         ({"tolerance": -0.1}, "a finite number of at least 0; got -0.1; in MeasureConfig.tolerance"),
         ({"metrics": ()}, "at least one of perplexity, restart, remembrance, states; got ()"),

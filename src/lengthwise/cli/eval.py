@@ -1,5 +1,6 @@
 """`lengthwise eval MODEL`: does it find, track, count and copy what stands far back in a long text?"""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -244,7 +245,7 @@ def print_summary(out: str, summary: Mapping[str, Any]) -> None:
     print_table("", ("task", *(f"{int(length):,}" for length in lengths), "by guessing"), rows)
     for sentence in effective_lengths(summary):
         print(f"* {sentence}")
-    print(f"run folder: {out}\npage:       lengthwise report {out}")
+    print(f"run folder: {out}\npage:       lengthwise report {shlex.quote(str(out))}")
 
 
 def effective_lengths(summary: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """`lengthwise measure MODEL`: up to which length does a model generalize, and why not further?"""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -191,4 +192,4 @@ def print_summary(out: str, summary: dict[str, Any]) -> None:
     if attention is not None:
         kept = "all tokens" if attention["budget"] is None else f"{attention['budget']:,} tokens"
         print(f"attention layers keep {kept}, {human_bytes(attention['bytes_per_text'])} of a text at its end\n")
-    print(f"run folder: {out}\npage:       lengthwise report {out}")
+    print(f"run folder: {out}\npage:       lengthwise report {shlex.quote(str(out))}")

@@ -11,7 +11,8 @@ and `engines.oneshot` reads such models without a cache.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -248,7 +249,8 @@ class HFModel:
     def without_cache(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T vocab"]:
         """Logits of a whole text in a call that keeps nothing, as in training."""
         options = {"use_cache": False} if "use_cache" in self._arguments or self._any_argument else {}
-        scores: Tensor = self.model(tokens, **options).logits
+        with _positions_of(self.model, tokens.shape[1]):
+            scores: Tensor = self.model(tokens, **options).logits
         return scores.to(torch.promote_types(scores.dtype, torch.float32))
 
     def head(self) -> tuple[nn.Module, Callable[[Tensor], Tensor]] | None:
@@ -318,7 +320,8 @@ class HFModel:
         if self.cache_argument is not None and cache is not None:
             options[self.cache_argument] = cache
         self._held.put(None if state is None else state.held)
-        output = module(tokens, **options)
+        with _positions_of(module, past + time):
+            output = module(tokens, **options)
         self._held.learn()
         returned = next((c for name in _CACHE_ARGUMENTS if (c := _get(output, name)) is not None), None)
         if returned is None:
@@ -429,3 +432,17 @@ def _finishes(config: Any) -> list[Callable[[Tensor], Tensor]]:
             found.append(lambda x, scale=scale: x * scale)  # type: ignore[misc]
             found.append(lambda x, scale=scale: x / scale)  # type: ignore[misc]
     return found
+
+
+@contextmanager
+def _positions_of(module: nn.Module, count: int) -> Iterator[None]:
+    """Say what an IndexError inside a model means: ids are checked before, so what ran out is a table of positions."""
+    try:
+        yield
+    except IndexError as error:
+        raise InputError(
+            expected="texts within the positions that the model has learned",
+            got=f"{count:,} tokens ({error})",
+            where=type(module).__name__,
+            fix="give a shorter --length, or shorter --lengths: the model has no position beyond its table",
+        ) from error

@@ -472,7 +472,7 @@ def _check_reachable(name: str) -> None:
     hub = importlib.import_module("huggingface_hub")
     if isinstance(hub.try_to_load_from_cache(repository.repository, "config.json"), str):
         return
-    host = urllib.parse.urlsplit(hub.constants.ENDPOINT).hostname
+    host = urllib.parse.urlsplit(importlib.import_module("huggingface_hub.constants").ENDPOINT).hostname
     try:
         socket.getaddrinfo(host, 443)
     except OSError as error:
@@ -486,4 +486,4 @@ def _check_reachable(name: str) -> None:
 
 def _offline() -> bool:
     """Whether the hub's client was told, when it was imported, to keep off the network."""
-    return bool(importlib.import_module("huggingface_hub").constants.HF_HUB_OFFLINE)
+    return bool(importlib.import_module("huggingface_hub.constants").HF_HUB_OFFLINE)

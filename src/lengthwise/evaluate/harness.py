@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -88,7 +89,8 @@ class LengthwiseLM(TemplateLM):  # type: ignore[misc]  # the harness has no type
                 tokenizer=tokenizer,
                 batch_size=8 if str(batch_size).startswith("auto") else int(batch_size),
                 chunk=int(chunk),
-                device=device or "auto",
+                # The harness asks for cuda:0 where nobody asked for anything.
+                device="auto" if device is None or not _is_there(device) else device,
                 dtype=dtype,  # type: ignore[arg-type]
                 context_length=context_length,
             )
@@ -224,3 +226,7 @@ def _before(text: str, stops: Sequence[str]) -> str:
     for stop in stops:
         text = text.split(stop)[0]
     return text
+
+
+def _is_there(device: str) -> bool:
+    return not device.startswith("cuda") or torch.cuda.is_available()

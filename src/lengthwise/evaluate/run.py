@@ -272,7 +272,9 @@ def _request(sample: Sample, subject: Subject) -> Request:
 
 def _record(task: Task, sample: Sample, answer: Answer, subject: Subject, scorer: str | None) -> dict[str, Any]:
     """A line of samples.jsonl. Holds nothing that changes when the sample is answered again."""
-    text = answer.text if answer.text is not None else subject.tokenizer.decode(answer.tokens)
+    # A model may choose a row of its vocabulary that pads it and that no token belongs to. It spells nothing.
+    spelled = answer.tokens[answer.tokens < subject.tokenizer.vocab_size]
+    text = answer.text if answer.text is not None else subject.tokenizer.decode(spelled)
     head, tail = sample.prompt[:SHOWN_CHARACTERS], sample.prompt[SHOWN_CHARACTERS:][-SHOWN_CHARACTERS:]
     record: dict[str, Any] = {
         "id": sample.id,

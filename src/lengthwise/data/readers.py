@@ -111,7 +111,7 @@ class _Reader:
 
     def _size_of(self, epoch: int) -> int:
         """How far an index of the epoch goes."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no _size_of")
 
     def _identity(self) -> dict[str, Any]:
         return {
